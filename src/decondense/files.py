@@ -1,0 +1,50 @@
+"""Paths in, whole files out: everything is written to a temporary name in the same folder and renamed, so no reader sees half a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from decondense.errors import UserError
+
+
+@contextmanager
+def replace_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; it becomes `path` when the block ends well and is removed when it does not."""
+    target = Path(path)
+    # The suffix is kept at the end: writers such as numpy and matplotlib choose their format by it.
+    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.part{target.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write `text` as UTF-8 to `path`, all of it or nothing."""
+    with replace_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike[str], content: Any) -> None:
+    """Write `content` as JSON to `path`, all of it or nothing. NaN and infinity are no JSON and raise ValueError."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def prepare_folder(path: str | os.PathLike[str]) -> Path:
+    """Create the folder `path` where it is absent; raise `UserError` where that, or writing into it, is not possible."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with replace_file(folder / "writable") as temporary:
+            temporary.touch()
+        (folder / "writable").unlink()
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write there ({error.strerror}); give --out a folder that is writable") from error
+    return folder

@@ -1,0 +1,93 @@
+"""Groups of tokens and a formulation in, the value of each sequence out: the definition in plain torch, differentiable twice."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from decondense.losses.formulations import Formulation, PairFunction, Settings
+from decondense.losses.pairs import Groups
+from decondense.shapes import Bool, Float
+from decondense.sums import sum_by_sequence
+
+
+def eager(groups: Groups, row: Formulation, settings: Settings) -> Float[Tensor, " sequences"]:
+    """Value of each sequence by `row`'s formula, holding every pair of a group; zero for a sequence of fewer than two tokens."""
+    vectors = row.transform(groups.tokens, groups.valid, settings)
+    if row.function is not None:
+        value = row.function(vectors, groups.valid, settings)
+    else:
+        assert row.pair is not None, "a formulation without a function has a pair function"
+        value = _aggregate_pairs(groups, vectors, row, row.pair, settings)
+    if row.penalty is not None:
+        # Padding is zero in `tokens`, so that its penalty is zero too.
+        penalty = sum_by_sequence(row.penalty(groups.tokens).sum(dim=1), groups.sequence, len(value))
+        value = value + penalty / groups.tokens_of_sequence.clamp(min=1)
+    return torch.where(groups.tokens_of_sequence >= 2, value, 0.0)
+
+
+def _aggregate_pairs(
+    groups: Groups, vectors: Float[Tensor, "groups items width"], row: Formulation, pair: PairFunction, settings: Settings
+) -> Float[Tensor, " sequences"]:
+    sequences = len(groups.tokens_of_sequence)
+    if row.features:
+        # One group a sequence, whose items are the features: all of them are there.
+        valid = groups.valid.new_ones(vectors.shape[:2])
+        items = torch.full_like(groups.tokens_of_sequence, vectors.shape[1])
+    else:
+        valid, items = groups.valid, groups.tokens_of_sequence
+    items = items.to(vectors.dtype)
+
+    values = pair(_pair_arguments(vectors, row.distances), settings)
+    between = valid[:, :, None] & valid[:, None, :]
+    between = between & ~torch.eye(vectors.shape[1], dtype=torch.bool, device=vectors.device)
+    itself = values.diagonal(dim1=1, dim2=2)
+    shift = torch.zeros(sequences, dtype=values.dtype, device=values.device)
+    if row.aggregate == "log_mean_exp":
+        shift = _largest(values, between, itself, valid & row.diagonal, groups, sequences)
+        values = (values - shift[groups.sequence][:, None, None]).exp()
+        itself = values.diagonal(dim1=1, dim2=2)
+
+    sampled = sum_by_sequence(between.sum(dim=(1, 2)), groups.sequence, sequences)
+    total = sum_by_sequence(torch.where(between, values, 0.0).sum(dim=(1, 2)), groups.sequence, sequences)
+    pairs = items * (items - 1)
+    # The pairs inside the groups stand for all pairs of the sequence; with all pairs in one group the factor is 1.
+    total = total * (pairs / sampled.clamp(min=1))
+    if row.diagonal:
+        total = total + sum_by_sequence(torch.where(valid, itself, 0.0).sum(dim=1), groups.sequence, sequences)
+        pairs = items * items
+    if row.aggregate == "sum":
+        return total
+    mean = total / pairs.clamp(min=1)
+    if row.aggregate == "mean":
+        return mean
+    # A sequence without pairs, or of zero vectors only, has no logarithm: the smallest number stands in, without a gradient.
+    return mean.clamp(min=torch.finfo(mean.dtype).tiny).log() + shift
+
+
+def _pair_arguments(
+    vectors: Float[Tensor, "groups items width"], distances: bool
+) -> Float[Tensor, "groups items items"]:
+    products = vectors @ vectors.mT
+    if not distances:
+        return products
+    squares = vectors.square().sum(dim=-1)
+    squared = (squares[:, :, None] + squares[:, None, :] - 2 * products).clamp(min=0)
+    return squared.masked_fill(torch.eye(vectors.shape[1], dtype=torch.bool, device=vectors.device), 0.0)
+
+
+def _largest(
+    logits: Float[Tensor, "groups items items"],
+    between: Bool[Tensor, "groups items items"],
+    itself: Float[Tensor, "groups items"],
+    counted: Bool[Tensor, "groups items"],
+    groups: Groups,
+    sequences: int,
+) -> Float[Tensor, " sequences"]:
+    """Largest logit of each sequence, a constant that is subtracted before `exp` so that nothing overflows; 0 where there is none."""
+    lowest = torch.finfo(logits.dtype).min
+    of_pairs = logits.detach().masked_fill(~between, lowest).amax(dim=(1, 2))
+    of_tokens = itself.detach().masked_fill(~counted, lowest).amax(dim=1)
+    start = torch.full((sequences,), lowest, dtype=logits.dtype, device=logits.device)
+    largest = start.scatter_reduce(0, groups.sequence, torch.maximum(of_pairs, of_tokens), "amax")
+    return largest.masked_fill(largest == lowest, 0.0)

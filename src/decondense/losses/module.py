@@ -1,0 +1,171 @@
+"""`DispersionLoss`: hidden states of one layer in, a scalar out. Checks its input, forms groups, runs an engine; knows no model."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from decondense.errors import UserError, choose
+from decondense.losses.engine import eager
+from decondense.losses.formulations import FORMULATIONS, Formulation, Settings
+from decondense.losses.pairs import Pairs, Partition, Subset, form_groups
+from decondense.shapes import Float, Int
+from decondense.sums import Sequences, find_sequences, sum_by_sequence
+
+ENGINES = ("auto", "eager")
+
+
+class DispersionLoss(nn.Module):
+    """How condensed the token vectors of each sequence are, by one of the formulations of the paper's Table 1 and beyond.
+
+    Pairs of tokens are taken within a sequence (a row, or a document of a packed row), the result is the mean over sequences. Minimising it
+    spreads the vectors out. Equations and sources stand in `decondense.losses.formulations`; the default is the paper's
+    `log mean_{i != j} exp(-theta_ij / temperature)`.
+
+    Args:
+        formulation: a name of the table, or a row of one's own (`Formulation`).
+        temperature: divides the logits of the exponential formulations; > 0.
+        clamp: cosines are clamped to [-1 + clamp, 1 - clamp] before the arc cosine, whose slope is infinite at +-1; in (0, 1).
+        epsilon: added to the norm that a vector is divided by; >= 0.
+        margin: of `hinge_cosine`.
+        pairs: `"all"`, `Partition(size)` or `Subset(size)`.
+        engine: `"auto"` or `"eager"`.
+
+    Raises:
+        UserError: (a ValueError) an unknown name, or a number outside its range.
+
+    A sequence of fewer than two tokens has no pairs: it contributes 0, no gradient, and is left out of the mean. A NaN or infinity at a real
+    token makes the loss NaN. What masked positions hold never matters. bfloat16 and float16 are computed, and returned, in float32.
+
+    Example:
+        >>> import torch
+        >>> loss = DispersionLoss("dispersion", temperature=1.0)
+        >>> cone = torch.ones(2, 16, 8) + 0.1 * torch.randn(2, 16, 8, generator=torch.Generator().manual_seed(0))
+        >>> bool(loss(cone) > loss(cone - 1))  # a narrow cone has the higher loss
+        True
+    """
+
+    step: Tensor
+
+    def __init__(
+        self,
+        formulation: str | Formulation = "dispersion",
+        temperature: float = 1.0,
+        clamp: float = 0.1,
+        epsilon: float = 1e-2,
+        margin: float = 0.5,
+        pairs: Pairs = "all",
+        engine: str = "auto",
+    ) -> None:
+        super().__init__()
+        if isinstance(formulation, str):
+            formulation = FORMULATIONS[choose("formulation", formulation, FORMULATIONS)]
+        _check_range("temperature", temperature, 0 < temperature < math.inf, "a number above 0")
+        _check_range("clamp", clamp, 0 < clamp < 1, "a number between 0 and 1")
+        _check_range("epsilon", epsilon, 0 <= epsilon < math.inf, "a number of at least 0")
+        _check_range("margin", margin, math.isfinite(margin), "a finite number")
+        if not (isinstance(pairs, (Partition, Subset)) or pairs == "all"):
+            raise UserError(f"pairs={pairs!r} is not known: known are 'all', Partition(size) and Subset(size)")
+        if isinstance(pairs, Partition) and (formulation.features or formulation.function is not None):
+            reason = "pairs features, not tokens" if formulation.features else "is no sum over pairs of tokens"
+            raise UserError(f"pairs={pairs}: {formulation.name} {reason}, so groups of tokens cannot stand for all; use 'all' or Subset")
+        self.formulation = formulation
+        self.settings = Settings(temperature, clamp, epsilon, margin)
+        self.pairs = pairs
+        self.engine = choose("engine", engine, ENGINES)
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+
+    def forward(
+        self,
+        hidden: Tensor,
+        mask: Tensor | None = None,
+        documents: Tensor | None = None,
+        step: int | Tensor | None = None,
+        layer: int = 0,
+    ) -> Tensor:
+        """Mean of the formulation over the sequences of a batch.
+
+        Args:
+            hidden: [batch, length, features], floating point.
+            mask: [batch, length] bool or integer, nonzero = real token; None = all are real.
+            documents: [batch, length] integer; tokens of a row with one id are one document, a sequence of its own.
+            step: of the training, so that random pairs are drawn anew; None = the buffer `step`, which the caller advances.
+            layer: number of the layer, so that each layer draws its own pairs.
+
+        Returns:
+            Scalar, float32 or float64.
+
+        Raises:
+            TypeError: a dtype that is not the kind above.
+            UserError: (a ValueError) a shape that is not the one above.
+        """
+        values, tokens = self.per_sequence(hidden, mask, documents, step, layer)
+        return mean_over_sequences(values, tokens)
+
+    def per_sequence(
+        self,
+        hidden: Tensor,
+        mask: Tensor | None = None,
+        documents: Tensor | None = None,
+        step: int | Tensor | None = None,
+        layer: int = 0,
+    ) -> tuple[Float[Tensor, " sequences"], Int[Tensor, " sequences"]]:
+        """Value and number of real tokens of each sequence: the rows, or the documents in row order. Arguments as in `forward`."""
+        check_input(hidden, mask, documents)
+        valid = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device) if mask is None else mask != 0
+        sequences = find_sequences(valid, documents)
+        return self.of_sequences(hidden, sequences, documents is not None, step, layer), sequences.tokens
+
+    def of_sequences(
+        self,
+        hidden: Float[Tensor, "batch length features"],
+        sequences: Sequences,
+        packed: bool,
+        step: int | Tensor | None = None,
+        layer: int = 0,
+    ) -> Float[Tensor, " sequences"]:
+        """Values of sequences that were found before (`sums.find_sequences`): once for all layers of a model."""
+        if hidden.dtype in (torch.bfloat16, torch.float16):
+            hidden = hidden.float()
+        # Autocast would take the inner products back to half precision.
+        with torch.autocast(hidden.device.type, enabled=False):
+            groups = form_groups(hidden, sequences, packed, self.pairs, self.step if step is None else step, layer)
+            values = eager(groups, self.formulation, self.settings)
+        broken = (~hidden.detach().isfinite()).any(dim=-1) & sequences.valid
+        poisoned = sum_by_sequence(broken.reshape(-1).long(), sequences.index.reshape(-1), len(values)) > 0
+        return values.masked_fill(poisoned, math.nan)
+
+    def extra_repr(self) -> str:
+        numbers = ", ".join(f"{name}={value}" for name, value in vars(self.settings).items())
+        return f"{self.formulation.name!r}, {numbers}, pairs={self.pairs!r}, engine={self.engine!r}"
+
+
+def mean_over_sequences(values: Float[Tensor, " sequences"], tokens: Int[Tensor, " sequences"]) -> Float[Tensor, ""]:
+    """Mean over the sequences that have pairs; 0 where none has, NaN where any value is NaN."""
+    paired = tokens >= 2
+    return values.sum() / paired.sum().clamp(min=1)
+
+
+def check_input(hidden: Tensor, mask: Tensor | None, documents: Tensor | None) -> None:
+    """Raise TypeError or UserError, in one line, where the input of a loss is not what it must be."""
+    if not isinstance(hidden, Tensor) or not hidden.is_floating_point():
+        given = hidden.dtype if isinstance(hidden, Tensor) else type(hidden).__name__
+        raise TypeError(f"hidden: expected a floating-point tensor [batch, length, features], got {given}")
+    if hidden.ndim != 3 or 0 in hidden.shape:
+        raise UserError(f"hidden: expected shape [batch, length, features], none of them 0, got {list(hidden.shape)}")
+    for name, tensor in (("mask", mask), ("documents", documents)):
+        if tensor is None:
+            continue
+        if not isinstance(tensor, Tensor) or tensor.is_floating_point() or tensor.is_complex():
+            given = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+            kind = "bool or integer" if name == "mask" else "integer"
+            raise TypeError(f"{name}: expected a {kind} tensor [batch, length], got {given}")
+        if tensor.shape != hidden.shape[:2]:
+            raise UserError(f"{name}: expected shape {list(hidden.shape[:2])} as hidden has, got {list(tensor.shape)}")
+
+
+def _check_range(name: str, value: float, allowed: bool, expected: str) -> None:
+    if not allowed:
+        raise UserError(f"{name}={value}: expected {expected}")

@@ -1,0 +1,147 @@
+"""Which pairs: tokens, masks and documents in, groups of tokens out whose pairs are to be summed. Knows no formulation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from decondense.errors import UserError
+from decondense.shapes import Bool, Float, Int
+from decondense.sums import Sequences
+
+
+@dataclass(frozen=True)
+class Partition:
+    """All pairs inside the groups of a random partition: each sequence is split at random into groups of at most `size` tokens.
+
+    Every token is in one group, group sizes of a sequence differ by at most one, and the partition is drawn anew from
+    (seed, step, layer). The sum over pairs is scaled to all pairs, so its expectation is the exact sum; pairs of a token with itself are exact.
+
+    Raises:
+        UserError: a size below 2 leaves no pair.
+    """
+
+    size: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.size < 2:
+            raise UserError(f"pairs=Partition({self.size}): a group needs at least 2 tokens to have a pair")
+
+
+@dataclass(frozen=True)
+class Subset:
+    """The paper's choice: all pairs of `size` random tokens of each sequence, as if the others were not there.
+
+    Raises:
+        UserError: a size below 2 leaves no pair.
+    """
+
+    size: int = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.size < 2:
+            raise UserError(f"pairs=Subset({self.size}): a subset needs at least 2 tokens to have a pair")
+
+
+Pairs = Partition | Subset | str
+
+
+class Groups(NamedTuple):
+    """Tokens whose pairs are summed together.
+
+    Attributes:
+        tokens: [groups, size, features], zero where not valid.
+        valid: [groups, size] bool.
+        sequence: [groups] int64, the sequence that each group belongs to.
+        tokens_of_sequence: [sequences] int64, the tokens that the groups of a sequence stand for.
+    """
+
+    tokens: Float[Tensor, "groups size features"]
+    valid: Bool[Tensor, "groups size"]
+    sequence: Int[Tensor, " groups"]
+    tokens_of_sequence: Int[Tensor, " sequences"]
+
+
+def form_groups(
+    hidden: Float[Tensor, "batch length features"],
+    sequences: Sequences,
+    packed: bool,
+    pairs: Pairs,
+    step: int | Tensor,
+    layer: int,
+) -> Groups:
+    """Bring the tokens of each sequence together: all of them, a random partition, or a random subset.
+
+    `packed` says that a row may hold several sequences (documents). Without it all sizes follow from the shapes alone, so that nothing waits for a GPU.
+    """
+    batch, length, features = hidden.shape
+    count, device = sequences.tokens, hidden.device
+    if pairs == "all" and not packed:
+        tokens = hidden.masked_fill(~sequences.valid[..., None], 0.0)
+        return Groups(tokens, sequences.valid, torch.arange(batch, device=device), count)
+
+    longest = max(int(count.max()), 1) if packed and len(count) else length
+    size = longest if isinstance(pairs, str) else min(pairs.size, longest)
+    groups_of = -(-count // size) if isinstance(pairs, Partition) else torch.ones_like(count)
+    if packed:
+        total = int(groups_of.sum())
+        first_group = torch.cumsum(groups_of, 0) - groups_of
+        owner = torch.repeat_interleave(torch.arange(len(count), device=device), groups_of, output_size=total)
+    else:
+        room = -(-length // size) if isinstance(pairs, Partition) else 1
+        total = batch * room
+        first_group = torch.arange(batch, device=device) * room
+        owner = torch.arange(total, device=device) // room
+
+    keys = None if isinstance(pairs, str) else random_keys(batch * length, pairs.seed, step, layer, device)
+    token, sequence, rank = _rank_in_sequence(sequences, keys)
+    slot = rank // groups_of[sequence].clamp(min=1)
+    group = first_group[sequence] + rank % groups_of[sequence].clamp(min=1)
+    # What is not taken (padding, tokens outside a subset) goes to one place past the end, which is cut off.
+    taken = sequences.valid.reshape(-1)[token] & (slot < size)
+    place = torch.where(taken, group * size + slot, total * size)
+    index = torch.zeros(total * size + 1, dtype=torch.int64, device=device).scatter(0, place, token)[:-1]
+    valid = torch.zeros(total * size + 1, dtype=torch.bool, device=device).scatter(0, place, taken)[:-1]
+    tokens = hidden.reshape(batch * length, features)[index].masked_fill(~valid[:, None], 0.0)
+    if isinstance(pairs, Subset):
+        count = count.clamp(max=size)
+    return Groups(tokens.view(total, size, features), valid.view(total, size), owner, count)
+
+
+def _rank_in_sequence(
+    sequences: Sequences, keys: Int[Tensor, " tokens"] | None
+) -> tuple[Int[Tensor, " tokens"], Int[Tensor, " tokens"], Int[Tensor, " tokens"]]:
+    """Order tokens by (sequence, key), padding last: token numbers, their sequences, and their rank in the sequence."""
+    count = len(sequences.tokens)
+    order = torch.where(sequences.valid, sequences.index, count).reshape(-1)
+    if keys is not None:
+        order = (order << 32) | keys
+    token = torch.argsort(order, stable=True)
+    sequence = sequences.index.reshape(-1)[token]
+    first = torch.cumsum(sequences.tokens, 0) - sequences.tokens
+    rank = torch.arange(len(token), device=token.device) - first[sequence]
+    return token, sequence, rank.clamp(min=0)
+
+
+def random_keys(count: int, seed: int, step: int | Tensor, layer: int, device: torch.device) -> Int[Tensor, " count"]:
+    """`count` pseudo-random integers below 2^32 that depend on (seed, step, layer) and the position alone.
+
+    No generator holds a state, so a forward pass that is recomputed draws the same again. `step` may be a tensor on the device.
+    """
+    state = torch.zeros((), dtype=torch.int64, device=device)
+    for part in (seed, step, layer, torch.arange(count, device=device)):
+        state = _mix(state + part + 0x9E3779B9)
+    return state
+
+
+def _mix(value: Tensor) -> Tensor:
+    """Wellons' 32-bit integer mixer with the least known bias ("lowbias32"), in 64-bit integers."""
+    value = value & 0xFFFFFFFF
+    value = ((value ^ (value >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
+    value = ((value ^ (value >> 15)) * 0x846CA68B) & 0xFFFFFFFF
+    return value ^ (value >> 16)

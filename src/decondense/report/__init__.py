@@ -1,0 +1,10 @@
+"""Numbers in, pictures, tables and one page out: the public names of the report and nothing else. Must not know how numbers were measured."""
+
+from decondense.errors import require
+
+require("numpy", extra="report")  # first, so that its absence names the extra that brings it
+
+from decondense.report.figures import curves, heatmaps, trajectory  # noqa: E402
+from decondense.report.series import Series, Trajectory  # noqa: E402
+
+__all__ = ["Series", "Trajectory", "curves", "heatmaps", "trajectory"]
