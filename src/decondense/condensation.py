@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,6 +32,22 @@ else:
 
 FORMAT = "decondense.condensation"
 FORMAT_VERSION = 1
+_TEXT_METRICS = "text_metrics/"
+
+# What zipfile, numpy and json raise where bytes of an archive are wrong.
+_DAMAGE = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -234,24 +251,23 @@ class Condensation:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one `.npz` file (no pickle in it), all of it or nothing. `Condensation.load` reads it."""
         np = require("numpy", extra="hf")
+        arrays = {"tokens": self.tokens, **{_TEXT_METRICS + name: values for name, values in self.text_metrics.items()}}
+        if self.pair_counts is not None:
+            arrays["pair_counts"] = self.pair_counts
+        if self.matrix_sums is not None:
+            arrays["matrix_sums"] = self.matrix_sums
         header = {
             "format": FORMAT,
             "version": FORMAT_VERSION,
             "model": self.model,
             "max_length": self.max_length,
             "seed": self.seed,
-            "metrics": list(self.text_metrics),
+            "arrays": list(arrays),
         }
-        arrays: dict[str, Any] = {"header": np.array(json.dumps(header)), "tokens": self.tokens}
-        arrays |= {f"text_metrics/{name}": values for name, values in self.text_metrics.items()}
-        if self.pair_counts is not None:
-            arrays["pair_counts"] = self.pair_counts
-        if self.matrix_sums is not None:
-            arrays["matrix_sums"] = self.matrix_sums
         try:
             # Given an open file, numpy leaves the name as it is.
             with replace_file(path) as temporary, open(temporary, "wb") as file:
-                np.savez(file, **arrays)
+                np.savez(file, header=np.array(json.dumps(header)), **arrays)
         except OSError as error:
             raise UserError(
                 f"{path}: cannot write there ({error.strerror}); give a path in a folder that is writable"
@@ -267,15 +283,15 @@ class Condensation:
         np = require("numpy", extra="hf")
         try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-            header = json.loads(str(arrays["header"]))
+                header = json.loads(str(archive["header"]))
+                arrays = {name: archive[name] for name in archive.files if name != "header"}
             if header["format"] != FORMAT:
                 raise KeyError("format")
         except FileNotFoundError as error:
             raise UserError(f"{path}: no such file; Condensation.save writes one") from error
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-        except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except _DAMAGE as error:
             raise UserError(f"{path}: damaged, or not a file that Condensation.save wrote") from error
         if header.get("version") != FORMAT_VERSION:
             raise UserError(
@@ -283,11 +299,17 @@ class Condensation:
                 "install the decondense that wrote it"
             )
         try:
+            if list(arrays) != header["arrays"]:
+                raise KeyError("arrays")
             result = cls(
                 model=header["model"],
                 max_length=header["max_length"],
                 tokens=arrays["tokens"],
-                text_metrics={name: arrays[f"text_metrics/{name}"] for name in header["metrics"]},
+                text_metrics={
+                    name.removeprefix(_TEXT_METRICS): values
+                    for name, values in arrays.items()
+                    if name.startswith(_TEXT_METRICS)
+                },
                 pair_counts=arrays.get("pair_counts"),
                 matrix_sums=arrays.get("matrix_sums"),
                 seed=header["seed"],

@@ -48,3 +48,32 @@ def prepare_folder(path: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise UserError(f"{folder}: cannot write there ({error.strerror}); give --out a folder that is writable") from error
     return folder
+
+
+def claim_folder(path: str | os.PathLike[str], configuration: dict[str, Any]) -> Path:
+    """Prepare the folder of a run and record its configuration there (`run.json`); the same run may come back and go on.
+
+    Raises:
+        UserError: the folder is not writable, belongs to a run of another configuration, or holds files of something else.
+    """
+    folder = Path(path)
+    record = folder / "run.json"
+    configuration = json.loads(json.dumps(configuration))
+    if record.exists():
+        try:
+            earlier = json.loads(record.read_text(encoding="utf-8"))
+        except ValueError:
+            earlier = {}
+        names = sorted({*earlier, *configuration})
+        changed = [
+            f"{name} {earlier.get(name)!r} there, {configuration.get(name)!r} now"
+            for name in names
+            if earlier.get(name) != configuration.get(name)
+        ]
+        if changed:
+            raise UserError(f"{folder}: holds another run ({'; '.join(changed[:3])}); give another --out, or remove the folder")
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"{folder}: is not empty and holds no run of decondense; give another --out")
+    prepare_folder(folder)
+    write_json(record, configuration)
+    return folder

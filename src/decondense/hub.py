@@ -1,45 +1,77 @@
-"""The Hugging Face hub: whether it can be reached, and a spell without it. Knows no model, no text and no file format."""
+"""The Hugging Face hub: is it there, do without it, say in a line why it refused. Knows no model and no text.
+
+Left alone, huggingface_hub asks an unreachable hub six times over 23 seconds, for every file; one short question says
+as much, and the cache serves the rest.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from decondense.errors import require
 
-# huggingface_hub asks an unreachable hub six times over 23 seconds for every file; one short question answers the same.
 PATIENCE_SECONDS = 5.0
 
 
 def reachable(seconds: float = PATIENCE_SECONDS) -> bool:
-    """Ask the hub once whether it is there; False after `seconds`, without a network, or where `HF_HUB_OFFLINE` is set.
+    """Ask the hub once whether it is there: False after `seconds`, without a network, or where HF_HUB_OFFLINE is set.
 
     Raises `MissingExtra` where the packages of the extra `hf` are not installed.
     """
-    require("huggingface_hub", extra="hf")
-    import httpx
-    from huggingface_hub import constants
-    from huggingface_hub.errors import OfflineModeIsEnabled
-    from huggingface_hub.utils import get_session
-
+    constants = require("huggingface_hub.constants", extra="hf")
+    utils = require("huggingface_hub.utils", extra="hf")
+    # Of httpx or requests, whichever this huggingface_hub is built on. Its own refusal to go online is an OSError.
+    http_error = require("huggingface_hub.errors", extra="hf").HTTPError
     try:
-        # The session of huggingface_hub itself, so that its proxies, certificates and mirror (HF_ENDPOINT) are the ones that are tried.
-        get_session().head(constants.ENDPOINT, timeout=seconds)
-    except (httpx.HTTPError, OfflineModeIsEnabled):
+        # huggingface_hub's own session: its proxies, certificates and mirror (HF_ENDPOINT) are what must work.
+        utils.get_session().head(constants.ENDPOINT, timeout=seconds)
+    except (OSError, http_error):
         return False
     return True
 
 
 @contextmanager
-def offline() -> Iterator[None]:
-    """For a while, let huggingface_hub and datasets read their caches only, so that what is not cached fails at once."""
-    require("datasets", extra="hf")
-    import datasets
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+def asked_once() -> Iterator[bool]:
+    """Ask the hub whether it is there; where it is not, let all that follows read the cache only. Gives the answer."""
+    there = reachable()
+    switches: list[Any] = [require("huggingface_hub.constants", extra="hf")]
+    if "datasets" in sys.modules:
+        switches.append(sys.modules["datasets"].config)
+    before = [switch.HF_HUB_OFFLINE for switch in switches]
+    for switch in switches:
+        switch.HF_HUB_OFFLINE = switch.HF_HUB_OFFLINE or not there
     try:
-        yield
+        yield there
     finally:
-        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
+        for switch, value in zip(switches, before, strict=True):
+            switch.HF_HUB_OFFLINE = value
+
+
+def refusal(error: BaseException) -> str | None:
+    """Why the hub gave nothing, in a line, where `error` or what caused it comes from the hub; None elsewhere."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    # The more special kinds first: a gated repository is a kind of one that is not found.
+    reasons: tuple[tuple[type[BaseException], str], ...] = (
+        (GatedRepoError, "its authors ask for their terms to be accepted: do so on the hub, then run `hf auth login`"),
+        (RevisionNotFoundError, "the hub has no such revision of it"),
+        (RepositoryNotFoundError, "nothing public of that name is on the hub; something private needs `hf auth login`"),
+        (LocalEntryNotFoundError, "the hub cannot be reached and its cache does not hold it"),
+        (OfflineModeIsEnabled, "the hub cannot be reached and its cache does not hold it"),
+    )
+    cause: BaseException | None = error
+    while cause is not None:
+        for kind, reason in reasons:
+            if isinstance(cause, kind):
+                return reason
+        cause = cause.__cause__ or cause.__context__
+    return None

@@ -168,7 +168,7 @@ def _tokenize(tokenizer: Any, texts: Iterable[str], limit: int) -> list[list[int
 def _encode(tokenizer: Any, text: str, limit: int) -> list[int]:
     if callable(tokenizer):
         ids = tokenizer(text, truncation=True, max_length=limit)["input_ids"]
-    elif hasattr(tokenizer, "encode"):
+    elif hasattr(tokenizer, "encode") and not isinstance(tokenizer, str):
         ids = tokenizer.encode(text)
         ids = getattr(ids, "ids", ids)
     else:

@@ -1,4 +1,4 @@
-"""What is true of the sums of one layer: they are those of the cosine matrix, they add up, and padding is not in them."""
+"""What is true of the sums of one layer: they are the cosine matrix's, they add up, and padding is not in them."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_sums_are_those_of_the_cosine_matrix(seed: int, texts: int, length: int,
 
 @given(seed=SEEDS, texts=st.integers(1, 4), length=st.integers(2, 150))
 def test_histogram_is_numpys(seed: int, texts: int, length: int) -> None:
-    # With three or more features, cosines of different tokens do not lie on the edge of a bin; those of equal ones lie in the last.
+    # Cosines of random vectors do not lie on the edge of a bin, where rounding would decide.
     hidden = draw(seed, texts, length, 3)
     matrices = np.stack([cosine_matrix(text) for text in hidden])
     statistics = collect(hidden)

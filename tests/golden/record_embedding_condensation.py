@@ -10,10 +10,10 @@ DATA is the folder of real data. Importing the package tries to download nltk's 
 draw random texts: that may fail.
 
 Its conventions: the model sees one text at a time; each entry of `hidden_states` becomes float32, and each token is
-Its conventions: the model sees one text at a time; each entry of `hidden_states` becomes float32, and each token is
 divided by max(its length, 1e-3); the N x N matrix of inner products, diagonal included, is clipped to [-1, 1] and
 averaged over texts, which must therefore have one number of tokens. It returns these matrices. The layer mean is the
 mean of all N^2 entries; its figure shows their histogram, 128 bins on [-1, 1], as a density.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers in, pictures, tables and one page out: the public names of the report and nothing else. Must not know how numbers were measured."""
+"""Numbers in, pictures, tables and one page out: the report's public names. Must not know how numbers are measured."""
 
 from decondense.errors import require
 

@@ -1,6 +1,7 @@
-"""A drawing in, picture files and a csv out, all or none; matplotlib's settings for the time of it. Must not know what is drawn.
+"""A drawing in, picture files and a csv out, all of them or none. Must not know what is drawn.
 
-Figures are matplotlib `Figure` objects, never pyplot's: no window, no global state, and the user's matplotlibrc does not reach them.
+Figures are matplotlib `Figure` objects, never pyplot's: no window, no global state. While one is drawn matplotlib has
+the settings below and not those of the user's matplotlibrc.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from decondense.report import style
 
 FORMATS = ("png", "svg", "pdf")
 
-# Settings over matplotlib's own defaults. Text becomes outlines in SVG, so that it looks the same where the font is absent;
-# the salt makes the names inside an SVG, and with that the file, the same for the same numbers.
+# Settings over matplotlib's own defaults. Text becomes outlines in SVG, so that it looks the same where the font is
+# absent; the salt makes the names inside an SVG, and with that the file, the same for the same numbers.
 _SETTINGS: dict[str, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": [style.FONT_FAMILY],

@@ -1,7 +1,6 @@
-"""Measured numbers in, picture files for a paper out (PNG, SVG, PDF), each with its numbers as csv beside it. Must not know where numbers come from.
+"""Numbers in, pictures for a paper out, their numbers as csv beside them. Must not know how they were measured.
 
-Figures are drawn on matplotlib `Figure` objects, never through pyplot: no window, no global state, and the settings of the user's
-matplotlibrc do not reach them. Everything is drawn in memory first, so a drawing that fails leaves no file behind.
+Everything is checked and drawn in memory before a file is written, so a figure that fails leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from decondense.report.series import (
     Trajectory,
     check_curves,
     check_trajectories,
+    finite,
     prepare_heatmaps,
 )
 
@@ -32,11 +32,11 @@ def heatmaps(
     formats: Sequence[str] = ("png", "svg"),
     kind: str = "histogram",
 ) -> list[Path]:
-    """Draw the density of pairwise cosines at every layer, one panel a result, side by side, and return the paths written.
+    """Draw the density of pairwise cosines at every layer, one panel a result, and return the paths written.
 
-    As in the paper (figure 2): one column a layer, placed at its fraction of the depth, cosine from -1 to 1 upwards, density from 0
-    to 10 as colour; over it the mean cosine of each layer as a line. A title carries the result's title, rho and tau, and the
-    mean cosine of the middle entry (index layers // 2) and of the last.
+    As in the paper (figure 2): one column a layer, placed at its fraction of the depth, cosine from -1 to 1 upwards,
+    density from 0 to 10 as colour; over it the mean cosine of each layer as a line. A panel is headed by its title, rho
+    and tau, and the mean cosine of the middle entry (index layers // 2) and of the last.
 
     Args:
         results: measured models, each with `histogram` int64 [layers, bins] and `mean_cosine` float64 [layers].
@@ -46,7 +46,7 @@ def heatmaps(
         kind: "histogram" (all pairs of tokens) or "histogram_of_mean" (the authors': the matrix averaged over texts).
 
     Raises:
-        UserError: where lengths do not match, a name is unknown, or a result has nothing to draw. Nothing is written then.
+        UserError: where lengths do not match, a name is unknown, or a result has nothing to draw.
     """
     panels = prepare_heatmaps(results, titles, kind)
     if len({len(panel.edges) for panel in panels}) > 1:
@@ -90,19 +90,24 @@ def curves(
         formats: any of "png", "svg", "pdf".
 
     Raises:
-        UserError: where there is nothing to draw, a name is unknown, or a logarithmic axis would lose points. Nothing is written then.
+        UserError: where there is nothing to draw, a name is unknown, or a logarithmic axis would lose points.
     """
     check_curves(series, x_scale, y_scale)
-    width = 5.4
-    with canvas.figure(width, 3.6) as figure:
+    # A handle of the legend and its margins take 0.64 inches, what is left of a column is the text's.
+    width, columns = 5.4, min(len(series), 3)
+    names = [style.wrap(style.label(one.name), width / columns - 0.64, style.SMALL_POINTS) for one in series]
+    legend_lines = sum(
+        max(name.count("\n") + 1 for name in names[start : start + columns]) for start in range(0, len(names), columns)
+    )
+    with canvas.figure(width, 3.3 + 0.25 * legend_lines) as figure:
         axes = figure.subplots()
         handles = []
         for one, look in zip(series, style.line_styles([one.name for one in series]), strict=True):
             dash: Any = (0, look.dash) if look.dash else "solid"
             marker = look.marker if one.points <= 30 else ""
-            handles += axes.plot(one.x, one.y, color=look.light, linestyle=dash, marker=marker, markersize=4)
+            handles += axes.plot(one.x, finite(one.y), color=look.light, linestyle=dash, marker=marker, markersize=4)
             if one.low is not None:
-                axes.fill_between(one.x, one.low, one.high, color=look.light, alpha=0.18, linewidth=0)
+                axes.fill_between(one.x, finite(one.low), finite(one.high), color=look.light, alpha=0.18, linewidth=0)
         _scale_x(axes, x_scale, max(float(numpy.max(one.x)) for one in series))
         if y_scale == "log":
             axes.set_yscale("log")
@@ -110,17 +115,24 @@ def curves(
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
             axes.yaxis.set_minor_locator(require("matplotlib.ticker", extra="report").NullLocator())
         axes.set(xlabel=x_label, ylabel=y_label)
-        # A handle and its margins take 0.5 inches, what is left is the text's.
-        columns = min(len(series), 3)
-        names = [style.wrap(style.label(one.name), width / columns - 0.5, style.SMALL_POINTS) for one in series]
-        figure.legend(handles, names, loc="outside upper center", ncols=columns, frameon=False, handlelength=2.6)
+        figure.legend(
+            handles,
+            names,
+            loc="outside upper center",
+            ncols=columns,
+            frameon=False,
+            handlelength=2.4,
+            handletextpad=0.6,
+            columnspacing=1.2,
+        )
         return canvas.save(figure, path, formats, ["series", "x", "y", "low", "high"], _curve_rows(series))
 
 
 def trajectory(arms: Sequence[Trajectory], path: Path, formats: Sequence[str] = ("png", "svg")) -> list[Path]:
     """Draw the mean cosine of every layer while training went on, one panel an arm, and return the paths written.
 
-    The axis of steps is log10(1 + step): it shows step 0 and gives the first hundred steps, where condensation is worst, most of the room.
+    The axis of steps is log10(1 + step): it shows step 0 and gives most of its room to the first hundred steps, where
+    condensation is worst.
 
     Args:
         arms: one a panel.
@@ -128,7 +140,7 @@ def trajectory(arms: Sequence[Trajectory], path: Path, formats: Sequence[str] = 
         formats: any of "png", "svg", "pdf".
 
     Raises:
-        UserError: where there is no arm or a format is unknown. Nothing is written then.
+        UserError: where there is no arm or a format is unknown.
     """
     check_trajectories(arms)
     rows, columns, width = _arrange(len(arms))
@@ -137,8 +149,9 @@ def trajectory(arms: Sequence[Trajectory], path: Path, formats: Sequence[str] = 
         grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
         for arm, axes in zip(arms, grid.flat, strict=False):
             cosines = numpy.asarray(arm.mean_cosine)
+            marker = "." if len(cosines) <= 30 else ""  # where it was measured; many would hide the lines
             for layer, colour in enumerate(style.layer_colours(arm.layers)):
-                axes.plot(arm.steps, cosines[:, layer], color=colour, linewidth=1.8)
+                axes.plot(arm.steps, cosines[:, layer], color=colour, linewidth=1.8, marker=marker, markersize=5)
             _scale_x(axes, "steps", float(numpy.max(arm.steps)))
             _title(axes, arm.name, _panel_inches(columns, width))
         lowest = min(float(numpy.nanmin(arm.mean_cosine)) for arm in arms)
@@ -199,7 +212,10 @@ def _draw_heatmap(axes: Any, panel: Heatmap, width_inches: float) -> Any:
 
 def _title(axes: Any, title: str, width_inches: float, pad: float = 6) -> None:
     points = style.TITLE_POINTS if len(title) <= 16 else style.SMALL_POINTS
-    text = style.wrap(style.label(title), width_inches, points, bold=True)
+    lines = style.wrap(style.label(title), width_inches, points, bold=True).split("\n")
+    if len(lines) > 4:  # the page and the csv have the whole name; here it would push the plot away
+        lines = [*lines[:3], "…"]
+    text = "\n".join(lines)
     axes.set_title(text, weight="bold", size=points, pad=pad)
 
 

@@ -1,8 +1,8 @@
-"""Sections in, one HTML file out that works offline and asks nothing of the network. Must not know what the sections say.
+"""Sections in, one HTML file out that works offline and asks nothing of the network. Must not know what they say.
 
-The page holds plotly's script once, its own style and script, and the figures as JSON. Everything from data is escaped by jinja2. A
-content security policy forbids every request, and lets run only the two scripts whose hashes it names, so that markup in a
-model's name or a text could do nothing even if it were not escaped.
+The page holds plotly's script once, its own style and script, and the figures as JSON. All that comes from data is
+escaped by jinja2. A content security policy forbids every request and lets run only the two scripts whose hashes it
+names, so that markup in a model's name or a text could do nothing even if it were not escaped.
 """
 
 from __future__ import annotations

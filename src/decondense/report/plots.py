@@ -1,6 +1,6 @@
-"""Prepared numbers in, plotly figures as plain dictionaries out, one a panel, with what a reader who cannot see them is told.
+"""Prepared numbers in, plotly figures as plain dictionaries out, with a description in words. Must not know of pages.
 
-Must not know of pages or HTML. Figures come in the light theme's colours; `Panel.dark` says what each becomes on a dark page.
+Figures come in the light theme's colours; `Panel.dark` says what each colour becomes on a dark page.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy
 
 from decondense.errors import require
 from decondense.report import style
-from decondense.report.series import Heatmap, Series, Trajectory
+from decondense.report.series import Heatmap, Series, Trajectory, finite
 
 # The markers of `style`, which are matplotlib's names, in plotly's.
 _SYMBOLS = {"o": "circle", "s": "square", "D": "diamond", "^": "triangle-up", "v": "triangle-down", "P": "cross"}
@@ -24,7 +24,7 @@ LIGHT, DARK = style.THEMES["light"], style.THEMES["dark"]
 
 @dataclass(frozen=True)
 class Panel:
-    """One interactive plot: its title and facts (plain text), what it shows in words, plotly's figure, its dark colours, its height."""
+    """One interactive plot: title and facts (plain text), what it shows in words, plotly's figure, its dark colours."""
 
     title: str
     facts: str
@@ -61,6 +61,7 @@ def heatmap_panel(heatmap: Heatmap) -> Panel:
         customdata=layers,
         hovertemplate="layer %{customdata}<br>mean cosine %{y:.3f}<extra></extra>",
     )
+    figure.update_layout(hoverdistance=8)  # the cells lie everywhere; the line answers only where it is pointed at
     figure.update_xaxes(tickvals=[0, 0.25, 0.5, 0.75, 1], showgrid=False)
     figure.update_yaxes(range=[-1, 1], tickvals=[-1, -0.5, 0, 0.5, 1], showgrid=False)
     means_by_layer = ", ".join(style.number(value) for value in heatmap.mean_cosine)
@@ -71,7 +72,7 @@ def heatmap_panel(heatmap: Heatmap) -> Panel:
             f"middle\u00a0{style.number(heatmap.middle)}, last\u00a0{style.number(heatmap.last)}"
         ),
         description=(
-            f"Heatmap of the cosines between token vectors at each of {heatmap.layers} layers of {style.label(heatmap.title)}. "
+            f"Heatmap of the cosines of tokens at each of {heatmap.layers} layers of {style.label(heatmap.title)}. "
             f"Mean cosine from the embeddings to the last layer: {means_by_layer}."
         ),
         figure=_plain(figure),
@@ -109,14 +110,14 @@ def curve_panel(series: Sequence[Series], x_label: str, y_label: str, x_scale: s
             )
         figure.add_scatter(
             x=x,
-            y=numpy.asarray(one.y),
+            y=finite(one.y),
             customdata=shown,
             name=name,
             legendgroup=name,
             mode="lines+markers" if one.points <= 60 else "lines",
             line={"color": look.light, "width": 2.5, "dash": _dash(look.dash)},
             marker={"size": 6, "symbol": _SYMBOLS[look.marker]},
-            hovertemplate=f"{_text(x_label)} %{{customdata:,}}: %{{y:.4~g}}<extra>{name}</extra>",
+            hovertemplate=f"{name}<br>{_text(x_label)} %{{customdata:,}}: %{{y:.4~g}}<extra></extra>",
         )
     _scale_x(figure, x_scale, max(float(numpy.max(one.x)) for one in series))
     if x_scale == "log":
@@ -151,8 +152,9 @@ def trajectory_panel(arm: Trajectory, y_range: tuple[float, float]) -> Panel:
             x=numpy.log10(1 + steps),
             y=cosines[:, layer],
             customdata=steps,
-            mode="lines",
+            mode="lines+markers" if len(steps) <= 30 else "lines",
             line={"color": light, "width": 2},
+            marker={"size": 4},
             showlegend=False,
             hovertemplate=f"layer {layer}, step %{{customdata:,}}<br>mean cosine %{{y:.3f}}<extra></extra>",
         )
@@ -163,7 +165,7 @@ def trajectory_panel(arm: Trajectory, y_range: tuple[float, float]) -> Panel:
         title=style.label(arm.name),
         facts=f"highest: {style.number(float(cosines[worst]))} at step {steps[worst[0]]:g}, layer {worst[1]}",
         description=(
-            f"Mean cosine of {arm.layers} layers of {style.label(arm.name)} over training, from step {steps[0]:g} to {steps[-1]:g}. "
+            f"Mean cosine of {arm.layers} layers of {style.label(arm.name)} from step {steps[0]:g} to {steps[-1]:g}. "
             f"Highest: {style.number(float(cosines[worst]))} in layer {worst[1]} at step {steps[worst[0]]:g}. "
             f"At the end: {', '.join(style.number(value) for value in cosines[-1])}."
         ),
@@ -188,6 +190,8 @@ def _layout(x_label: str, y_label: str) -> dict[str, Any]:
     return {
         "template": {"layout": {}},
         "autosize": True,
+        "hovermode": "closest",
+        "hoverdistance": 60,
         "paper_bgcolor": "rgba(0, 0, 0, 0)",
         "plot_bgcolor": "rgba(0, 0, 0, 0)",
         "font": {"family": "system-ui, sans-serif", "size": 13, "color": LIGHT["text"]},

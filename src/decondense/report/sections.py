@@ -1,6 +1,7 @@
-"""The inputs of the figures and tables in, sections of the page out. Must not know HTML: a section is headings, text, tables and plots.
+"""The inputs of figures and tables in, sections of the page out: headings, text, tables, plots. Must not know HTML.
 
-Everything here is plain data; the page escapes it. Under each plot its numbers stand as a table, for those who cannot see or run it.
+Everything here is plain data; the page escapes it. Under each plot stand its numbers as a table, for those who cannot
+see or run it.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ Block = Text | Code | Grid | Plots | Details
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and the blocks under it. Sections can be made by hand from blocks, or joined: `Section(heading, [*a.blocks, *b.blocks])`."""
+    """A heading and the blocks under it; sections are joined by `Section(heading, [*one.blocks, *other.blocks])`."""
 
     heading: str
     blocks: Sequence[Block]
@@ -106,12 +107,12 @@ def text_section(heading: str, text: str, emphasis: bool = False) -> Section:
 
 
 def table_section(heading: str, table: Table, text: str = "", caption: str = "") -> Section:
-    """Return a table under a heading, with `text` before it and `caption`, which says what it shows (the heading where not given)."""
+    """Return a table under a heading, after `text`; `caption` says what it shows (the heading where not given)."""
     return Section(heading, [*_opening(text), Grid(table, caption or heading)])
 
 
 def details_section(heading: str, values: Mapping[str, Any], text: str = "", command: str = "") -> Section:
-    """Return the configuration of a run, folded away: `values` by name (nested ones as `outer.inner`), and the command that made it."""
+    """Return how a run was made: its command, and folded away its settings by name (nested ones as `outer.inner`)."""
     blocks: list[Block] = [*_opening(text)]
     if command:
         blocks.append(Code(command))
@@ -134,8 +135,8 @@ def heatmap_section(
         "all pairs of tokens" if kind == "histogram" else "the matrix averaged over texts (as the paper's authors do)"
     )
     caption = (
-        f"Density of the cosines of {which}, from the embeddings (0) to the last layer (1). The line is each layer's mean cosine, "
-        "the diagonal included. A model condenses where the density moves upwards."
+        f"Density of the cosines of {which}, from the embeddings (0) to the last layer (1). The line is each layer's "
+        "mean cosine, the diagonal included. A model condenses where the density moves upwards."
     )
     limit = f"{style.DENSITY_LIMIT:g} or more"
     scale = Scale("density", "0", limit, style.DENSITY_COLOURS["light"], style.DENSITY_COLOURS["dark"])
@@ -174,7 +175,8 @@ def curve_section(
     table = Table(
         [Column(x_label, align="right"), *(Column(style.label(one.name), align="right") for one in series)], rows
     )
-    default = f"{y_label[:1].upper()}{y_label[1:]} over {x_label}."
+    subject = y_label[:1].upper() + y_label[1:]
+    default = f"{subject} over {x_label}."
     if any(one.low is not None for one in series):
         default += " Bands are intervals."
     return Section(
@@ -182,7 +184,7 @@ def curve_section(
         [
             *_opening(text),
             Plots([panel], caption or default),
-            Details("Show the numbers", [Grid(table, f"{y_label} by {x_label}")]),
+            Details("Show the numbers", [Grid(table, f"{subject} by {x_label}")]),
         ],
     )
 
@@ -190,7 +192,7 @@ def curve_section(
 def trajectory_section(
     arms: Sequence[Trajectory], heading: str = "Mean cosine of every layer while training", text: str = ""
 ) -> Section:
-    """Return interactive lines of every layer's mean cosine, one plot an arm, from the inputs of `figures.trajectory`."""
+    """Return interactive lines of each layer's mean cosine, a plot an arm, from the inputs of `figures.trajectory`."""
     check_trajectories(arms)
     lowest = min(float(numpy.nanmin(arm.mean_cosine)) for arm in arms)
     y_range = (min(-0.02, lowest - 0.02), 1.02)
@@ -203,15 +205,15 @@ def trajectory_section(
         style.layer_colours(17, "dark"),
     )
     caption = (
-        "One line a layer. The axis is logarithmic after step 0: condensation from scratch is worst in the first steps, when a model "
-        "has learnt little but how frequent words are."
+        "One line a layer. The axis is logarithmic after step 0, so that the first steps, in which a model learns "
+        "little but how frequent words are, have room."
     )
     numbers: list[Block] = []
     for arm in arms:
         cosines = zip(numpy.asarray(arm.steps).tolist(), numpy.asarray(arm.mean_cosine).tolist(), strict=True)
         rows: list[list[Cell]] = [[f"{step:g}", *values] for step, values in cosines]
         columns = [Column("step", align="right"), *(Column(f"layer {layer}", ".3f") for layer in range(arm.layers))]
-        numbers.append(Grid(Table(columns, rows), f"{style.label(arm.name)}: mean cosine by step"))
+        numbers.append(Grid(Table(columns, rows), f"Mean cosine by step: {style.label(arm.name)}"))
     panels = [plots.trajectory_panel(arm, y_range) for arm in arms]
     return Section(heading, [*_opening(text), Plots(panels, caption, scale), Details("Show the numbers", numbers)])
 

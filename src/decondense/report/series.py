@@ -1,7 +1,8 @@
-"""Measured numbers in, checked arrays ready to draw out: what the figures and the page share. Must not know how anything is drawn.
+"""Measured numbers in, checked arrays ready to draw out, for figures and page. Must not know how they are drawn.
 
-A measurement (`Measured`, which `decondense.Condensation` is) becomes densities over cosine; curves come as `Series`, the mean cosine of
-every layer over training as `Trajectory`. What cannot be drawn truthfully raises `UserError` here, before anything is written.
+A measurement (`Measured`, which `decondense.Condensation` is) becomes densities over cosine; curves come as `Series`,
+the mean cosine of every layer over training as `Trajectory`. What cannot be drawn truthfully raises `UserError` here,
+before anything is written.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class Series:
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """The mean cosine of every layer while one arm trained: `mean_cosine` [steps, layers] at `steps` [steps], which rise from 0 or later.
+    """The mean cosine of every layer while one arm trained: `mean_cosine` [steps, layers] at rising `steps` [steps].
 
     Raises `UserError` where the shapes do not fit or the steps do not rise.
 
@@ -104,7 +105,8 @@ class Trajectory:
         cosines = numpy.asarray(self.mean_cosine, dtype=numpy.float64)
         if cosines.ndim != 2 or cosines.shape[0] != len(steps) or cosines.shape[1] == 0:
             raise UserError(
-                f"trajectory {self.name!r}: mean_cosine of shape [{len(steps)} steps, layers] expected, given {list(cosines.shape)}"
+                f"trajectory {self.name!r}: mean_cosine of shape [{len(steps)} steps, layers] expected, "
+                f"given {list(cosines.shape)}"
             )
         object.__setattr__(self, "steps", steps)
         object.__setattr__(self, "mean_cosine", cosines)
@@ -113,7 +115,7 @@ class Trajectory:
 
 @dataclass(frozen=True, eq=False)
 class Heatmap:
-    """One panel, ready to draw: counts and density [layers, bins], the cosine at the edges [bins + 1] of the bins, layer means [layers]."""
+    """One panel, ready to draw: counts and density [layers, bins], cosines at the edges [bins + 1], layer means."""
 
     title: str
     model: str
@@ -159,10 +161,10 @@ def density(counts: ArrayLike) -> NDArray[numpy.float64]:
 
 
 def prepare_heatmaps(results: Sequence[Measured], titles: Sequence[str], kind: str = "histogram") -> list[Heatmap]:
-    """Check `results` and `titles` (one each) and return their panels; `kind` is "histogram" (all pairs) or "histogram_of_mean".
+    """Check `results` and `titles` (one each) and return their panels; `kind` is one of `KINDS`.
 
-    "histogram_of_mean" is the histogram of the matrix averaged over texts, as the paper's authors draw it; averaging narrows it.
-    Raises `UserError` where there is nothing to draw or a result has no such histogram.
+    "histogram" counts all pairs; "histogram_of_mean" the matrix averaged over texts, as the paper's authors draw it,
+    which narrows it. Raises `UserError` where there is nothing to draw or a result has no such histogram.
     """
     choose("kind", kind, KINDS)
     if not results or len(results) != len(titles):
@@ -174,7 +176,8 @@ def prepare_heatmaps(results: Sequence[Measured], titles: Sequence[str], kind: s
         counts = getattr(result, kind)
         if counts is None:
             raise UserError(
-                f"{title}: no histogram of the averaged matrix, since its texts differ in length; kind='histogram' draws all pairs"
+                f"{title}: no histogram of the averaged matrix, since its texts differ in length; "
+                "kind='histogram' draws all pairs"
             )
         counts, means = numpy.asarray(counts), numpy.asarray(result.mean_cosine, dtype=numpy.float64)
         if counts.ndim != 2 or len(counts) != len(means) or len(means) == 0:
@@ -197,6 +200,16 @@ def prepare_heatmaps(results: Sequence[Measured], titles: Sequence[str], kind: s
     return panels
 
 
+def finite(values: ArrayLike | None) -> NDArray[numpy.float64]:
+    """Return `values` with NaN, which leaves a gap, for infinities: the perplexity of a diverged arm has no place.
+
+    >>> finite([1, float("inf")])
+    array([ 1., nan])
+    """
+    numbers = numpy.asarray(values, dtype=numpy.float64)
+    return numpy.where(numpy.isfinite(numbers), numbers, numpy.nan)
+
+
 def check_curves(series: Sequence[Series], x_scale: str, y_scale: str) -> None:
     """Raise `UserError` where there is no series, a scale is unknown, or a logarithmic axis would lose points."""
     choose("x_scale", x_scale, SCALES)
@@ -205,6 +218,8 @@ def check_curves(series: Sequence[Series], x_scale: str, y_scale: str) -> None:
         raise UserError("no series to draw: give at least one")
     for one in series:
         x, y = numpy.asarray(one.x), numpy.asarray(one.y)
+        if not numpy.any(numpy.isfinite(y)):
+            raise UserError(f"series {one.name!r}: not one value is a finite number")
         if x_scale == "log" and x[0] <= 0:
             raise UserError(
                 f"series {one.name!r}: x starts at {x[0]:g}, which a logarithmic axis cannot show; x_scale='steps' can"

@@ -1,8 +1,9 @@
-"""Names of arms in, colours, line styles, sizes and axis ticks out: the one place that says how everything looks. Knows no plotting library.
+"""Names of arms in, looks, sizes and ticks out: the one place that says how all appears. Knows no plotting library.
 
-Colours of arms follow Okabe & Ito's palette for colour-blind readers ("Color Universal Design", 2008), shifted in lightness where a
-hue would be too faint on white paper or on the dark page; no arm is told by its colour alone, each has its own dash too.
-Heatmaps use magma and layers viridis (van der Walt & Smith, 2015), which are perceptually uniform and keep their order in grey.
+Colours of arms follow Okabe & Ito's palette for colour-blind readers ("Color Universal Design", 2008), shifted in
+lightness where a hue would be too faint on white paper or on the dark page; no arm is told by its colour alone, each
+has its own dash too. Heatmaps use magma and layers viridis (van der Walt & Smith, 2015), which are perceptually uniform
+and keep their order in grey.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Figures are drawn at twice a paper's column (3.3 in), so that every size here is halved when a figure is set in one column:
-# 11 points become 5.5, the smallest that journals accept.
+# Figures are drawn at twice a paper's column (3.3 in), so that every size here is halved when a figure is set in one
+# column: 11 points become 5.5, which can just be read.
 FIGURE_WIDTH_INCHES = 6.6
 DOTS_PER_INCH = 200
 FONT_FAMILY = "DejaVu Sans"  # comes with matplotlib, so a figure looks the same on every machine
@@ -24,8 +25,8 @@ SMALL_POINTS = 11.0
 # The density that the paper's heatmaps show as their brightest colour; anything above looks the same.
 DENSITY_LIMIT = 10.0
 
-# Density on paper goes from white, so that the thin densities of a wide spread are seen and little ink is spent, through magma
-# to black; on a dark page from black to magma's pale end. Lightness is monotone and nearly even along both.
+# Density on paper goes from white, so that the thin densities of a wide spread are seen and little ink is spent,
+# through magma to black; on a dark page from black to magma's pale end. Lightness is nearly even along both.
 _MAGMA = ("#fec488", "#fc8961", "#e75263", "#b73779", "#832681", "#51127c", "#1d1147", "#000004")
 _MAGMA_DARK = ("#000004", "#420f75", "#6e1e81", "#9a2d80", "#c73d73", "#ee5b5e", "#fd8f68", "#fec287", "#fcfdbf")
 DENSITY_COLOURS = {"light": ("#ffffff", *_MAGMA), "dark": _MAGMA_DARK}
@@ -63,7 +64,7 @@ THEMES: dict[str, dict[str, str]] = {
 
 @dataclass(frozen=True)
 class LineStyle:
-    """How one arm is drawn: its colour on a light and on a dark page, its dash (on, off, ... in line widths) and its marker."""
+    """How one arm is drawn: its colour on a light and a dark page, its dash (on, off, in line widths), its marker."""
 
     light: str
     dark: str
@@ -84,7 +85,7 @@ RESERVED = {"cross_entropy": 0, "dispersion": 1, "effective_rank": 2}
 
 
 def line_styles(names: Sequence[str]) -> list[LineStyle]:
-    """Return one style for each of `names`: known arms keep theirs, others take the free ones in order, and again from the start.
+    """Return a style for each of `names`: known arms keep theirs, others take the free ones in order, then again.
 
     >>> [style.light for style in line_styles(["effective_rank", "mine"])]
     ['#d55e00', '#000000']
@@ -109,7 +110,7 @@ def label(name: str) -> str:
 
 
 def wrap(text: str, width_inches: float, points: float, bold: bool = False) -> str:
-    """Break `text` into lines that fit `width_inches` at a font size of `points`, behind a space, slash, hyphen or underscore if it can.
+    """Break `text` into lines of `width_inches` at a size of `points`, after a space, slash, hyphen or underscore.
 
     >>> wrap("deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B", 2.0, 11)
     'deepseek-ai/DeepSeek-\\nR1-Distill-Qwen-1.5B'
@@ -127,7 +128,7 @@ def wrap(text: str, width_inches: float, points: float, bold: bool = False) -> s
 
 
 def _advance(text: str) -> float:
-    """Width of `text` in font sizes, near enough for DejaVu Sans: narrow letters, capitals and wide letters, all others."""
+    """Width of `text` in font sizes, near enough for DejaVu Sans: narrow letters, wide ones, all others."""
     return sum(
         0.36 if character in " ijltfr.,:;'|!()[]-/" else 0.74 if character.isupper() or character in "mw@%" else 0.62
         for character in text
@@ -174,7 +175,7 @@ def step_ticks(last: float) -> list[tuple[float, str]]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Return ticks for a logarithmic axis from `low` to `high` (both above 0): 1, 2, 5 times powers of ten, or even steps on a short axis.
+    """Return ticks for a logarithmic axis from `low` to `high`, above 0: 1, 2, 5 times powers of ten, or even steps.
 
     >>> log_ticks(70, 1200), log_ticks(80, 118)
     ([100.0, 200.0, 500.0, 1000.0], [80.0, 90.0, 100.0, 110.0])

@@ -1,6 +1,7 @@
 """Names and numbers in, aligned text for a terminal or Markdown out. Must not know what the numbers mean.
 
-A column is set to the right where all its cells are numbers, or texts that begin like one ("94.2 ± 1.3"), so that digits line up.
+A column is set to the right where all its cells are numbers, or texts that begin like one ("94.2 ± 1.3"), so that
+digits line up.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _NUMBER = re.compile(r"[+\-−±<>~]?\s?(\d|\.\d|nan\b|inf\b|[-–]$)", re.IGNOR
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its heading, how its numbers are written (a format such as ".2f"), and "left", "right" or "auto" alignment."""
+    """A column: its heading, the format of its numbers (such as ".2f"), its alignment, "left", "right" or "auto"."""
 
     name: str
     format: str = ""

@@ -71,8 +71,9 @@ def split(documents: Sequence[Document], held_out: float = 0.1) -> tuple[list[Do
     """Split documents into (training, held out) so that no run of twelve words of one side occurs in the other.
 
     Documents that share such a run stay together. Groups are taken for the held-out side in the order of a hash of their
-    first name, as long as they fit into the share `held_out` of all characters; so the split depends neither on the order of
-    the documents nor on a seed, and both sides keep the documents' order.
+    first name, as long as they fit into the share `held_out` of all characters, those first that fill at most a quarter of it,
+    so that more than one subject is held out. The split thus depends neither on the order of the documents nor on a seed, and
+    both sides keep the documents' order.
 
     Raises `UserError` for a share outside (0, 1), and where the documents cannot be split that way.
 
@@ -81,15 +82,19 @@ def split(documents: Sequence[Document], held_out: float = 0.1) -> tuple[list[Do
     (18, 2)
     """
     if not 0 < held_out < 1:
-        raise UserError(f"held_out={held_out}: the share of text that is held out lies between 0 and 1, for example 0.1")
+        raise UserError(
+            f"held_out={held_out}: the share of text that is held out lies between 0 and 1, for example 0.1"
+        )
     budget = held_out * sum(len(document.text) for document in documents)
+    groups = sorted(_groups(documents), key=lambda group: hashlib.sha256(group[0].name.encode()).digest())
     taken: set[Document] = set()
     used = 0
-    for group in sorted(_groups(documents), key=lambda group: hashlib.sha256(group[0].name.encode()).digest()):
-        size = sum(len(document.text) for document in group)
-        if used + size <= budget:
-            taken.update(group)
-            used += size
+    for limit in (budget / 4, budget):
+        for group in groups:
+            size = sum(len(document.text) for document in group)
+            if size <= limit and used + size <= budget and group[0] not in taken:
+                taken.update(group)
+                used += size
     if not taken:
         raise UserError(
             f"{len(documents)} documents cannot be split: none is small enough to hold out {held_out:.0%} of the text without "

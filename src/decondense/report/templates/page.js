@@ -26,7 +26,8 @@
     displaylogo: false,
     // Without a pointer that hovers the bar would always lie over the lines.
     displayModeBar: touch ? false : "hover",
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+    // These and no others: plotly has more, one of which sends the figure to its makers' service.
+    modeBarButtons: [["toImage", "resetScale2d"]],
     toImageButtonOptions: { format: "svg" },
   };
 

@@ -1,0 +1,200 @@
+"""`decondense demo`: twins on the embedded corpus - cross entropy, the paper's dispersion, effective rank - compared on held-out text."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from decondense import __version__
+from decondense.errors import UserError, choose
+from decondense.evaluate.intervals import Estimate, mean_interval, paired_difference
+from decondense.files import claim_folder, write_json
+from decondense.losses.formulations import FORMULATIONS
+from decondense.studies import demo_report
+from decondense.studies.twins import Arm, TwinSettings, middle_layers, run_arm
+from decondense.studies.verdict import describe_condensation, describe_difference, verdict
+from decondense.studies.workers import available_cores, run_jobs
+
+BASELINE = "cross_entropy"
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Train twins of a tiny GPT-2 on text that comes with Python, with and without dispersion, and compare them.
+
+    Attributes:
+        out: folder for results, models, pictures and the page; the same command continues a run that was stopped.
+        seeds: number of seeds; each trains every arm, and intervals need at least two.
+        seed: the first seed.
+        steps: updates of each arm.
+        weight: of the paper's dispersion loss in its arm.
+        effective_rank_weight: of the effective-rank loss in its arm.
+        formulation: a further arm with this formulation.
+        formulation_weight: of the loss in that further arm.
+        layers: blocks of the model.
+        width: features of a hidden state; a multiple of 32.
+        mlp_width: features inside a block's MLP; 0 = four times the width.
+        context: tokens of a training window.
+        batch_size: windows a step.
+        vocabulary: tokens of the byte-level BPE.
+        learning_rate: at its peak.
+        checkpoints: log-spaced checkpoints of each arm to keep, from step 0.
+        device: cpu, cuda, mps, or auto.
+        workers: arms trained side by side; 0 = one a core, or 1 on a GPU.
+    """
+
+    out: Path = Path("runs/demo")
+    seeds: int = 1
+    seed: int = 0
+    steps: int = 300
+    weight: float = 1.0
+    effective_rank_weight: float = 0.1
+    formulation: str | None = None
+    formulation_weight: float = 0.1
+    layers: int = 6
+    width: int = 128
+    mlp_width: int = 0
+    context: int = 128
+    batch_size: int = 8
+    vocabulary: int = 1024
+    learning_rate: float = 2e-3
+    checkpoints: int = 0
+    device: str = "auto"
+    workers: int = 0
+
+    def check(self) -> None:
+        """Raise `UserError` at a value that cannot be run, before anything is written."""
+        for name in ("seeds", "steps", "layers", "width", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
+        for name, least in (("mlp_width", 0), ("checkpoints", 0), ("workers", 0), ("seed", 0), ("context", 8)):
+            if getattr(self, name) < least:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least {least}")
+        for name in ("weight", "effective_rank_weight", "formulation_weight", "learning_rate"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected a number above 0")
+        if self.width % 32:
+            raise UserError(f"--width {self.width}: expected a multiple of 32, the width of an attention head")
+        if self.vocabulary < 300:
+            raise UserError(f"--vocabulary {self.vocabulary}: expected at least 300 (256 bytes and some merges)")
+        if self.formulation is not None:
+            choose("formulation", self.formulation, FORMULATIONS)
+            if self.formulation in ("dispersion", "effective_rank"):
+                raise UserError(f"--formulation {self.formulation}: has an arm already; give --weight or --effective-rank-weight")
+
+    def arms(self) -> list[Arm]:
+        """The runs, seed by seed."""
+        kinds: list[tuple[str, str | None, float]] = [
+            (BASELINE, None, 0.0),
+            ("dispersion", "dispersion", self.weight),
+            ("effective_rank", "effective_rank", self.effective_rank_weight),
+        ]
+        if self.formulation is not None:
+            kinds.append((self.formulation, self.formulation, self.formulation_weight))
+        return [Arm(*kind, seed) for seed in range(self.seed, self.seed + self.seeds) for kind in kinds]
+
+    def settings(self) -> TwinSettings:
+        """What all arms share."""
+        return TwinSettings(
+            steps=self.steps,
+            layers=self.layers,
+            width=self.width,
+            heads=self.width // 32,
+            mlp_width=self.mlp_width or 4 * self.width,
+            context=self.context,
+            batch_size=self.batch_size,
+            vocabulary=self.vocabulary,
+            learning_rate=self.learning_rate,
+            device=choose_device(self.device),
+            checkpoints=self.checkpoints,
+        )
+
+
+def run(config: DemoConfig, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Train the arms, compare them, write everything into `config.out`; returns the content of `results.json`."""
+    config.check()
+    settings, arms = config.settings(), config.arms()
+    recorded = {
+        name: value for name, value in dataclasses.asdict(config).items() if name not in ("out", "workers", "device")
+    }
+    out = claim_folder(config.out, {"kind": "demo", **recorded, "device": settings.device})
+    workers = config.workers or (available_cores() if settings.device == "cpu" else 1)
+    say(
+        f"{len(arms)} runs of {settings.steps} steps, {min(workers, len(arms))} side by side on {settings.device}; "
+        f"results go to {out}"
+    )
+    began = time.perf_counter()
+    jobs = [(out, settings, arm) for arm in arms]
+    found = run_jobs(run_arm, jobs, [arm.folder for arm in arms], settings.steps, min(workers, len(arms)))
+    results = summarise(config, settings, found)
+    write_json(out / "results.json", results)
+    demo_report.write(out, results)
+    say(demo_report.summary_table(results).plain())
+    say("")
+    say(results["verdict"])
+    say("")
+    say(f"{time.perf_counter() - began:.0f} s; open {out / 'report.html'}")
+    return results
+
+
+def summarise(config: DemoConfig, settings: TwinSettings, found: list[dict[str, Any]]) -> dict[str, Any]:
+    """The content of `results.json` from the numbers of the arms."""
+    names = list(dict.fromkeys(arm["name"] for arm in found))
+    of_name = {name: [arm for arm in found if arm["name"] == name] for name in names}
+    baseline = of_name[BASELINE]
+    summary, sentences = [], []
+    for name in names:
+        runs = of_name[name]
+        perplexity = mean_interval([run["perplexity"] for run in runs])
+        difference = paired_difference(
+            [run["perplexity"] for run in runs], [run["perplexity"] for run in baseline]
+        )
+        middle = mean_interval([middle_layers(run["mean_cosine"]) for run in runs])
+        row: dict[str, Any] = {
+            "name": name,
+            "perplexity": _estimate(perplexity),
+            "bits_per_byte": _estimate(mean_interval([run["bits_per_byte"] for run in runs])),
+            "mean_cosine_first": _estimate(mean_interval([run["mean_cosine"][0] for run in runs])),
+            "mean_cosine_middle": _estimate(middle),
+            "mean_cosine_last": _estimate(mean_interval([run["mean_cosine"][-1] for run in runs])),
+            "spearman": _estimate(mean_interval([run["spearman"] or 0.0 for run in runs])),
+            "seconds": _estimate(mean_interval([run["seconds"] for run in runs])),
+        }
+        if name != BASELINE:
+            row["perplexity_difference"] = _estimate(difference)
+            base = mean_interval([run["perplexity"] for run in baseline]).mean
+            base_middle = mean_interval([middle_layers(run["mean_cosine"]) for run in baseline]).mean
+            sentences.append(
+                (name, describe_condensation(middle.mean, base_middle), describe_difference(difference, base))
+            )
+        summary.append(row)
+    return {
+        "kind": "demo",
+        "version": __version__,
+        "config": {**dataclasses.asdict(config), "out": str(config.out)},
+        "settings": dataclasses.asdict(settings),
+        "arms": found,
+        "summary": summary,
+        "verdict": verdict(settings.steps, found[0]["tokens"], config.seeds, BASELINE, sentences),
+    }
+
+
+def choose_device(name: str) -> str:
+    """The device that `name` stands for; "auto" is the first that is there of cuda, mps, cpu."""
+    import torch
+
+    present = ["cpu"]
+    if torch.backends.mps.is_available():
+        present.insert(0, "mps")
+    if torch.cuda.is_available():
+        present.insert(0, "cuda")
+    return present[0] if name == "auto" else choose("device", name, present)
+
+
+def _estimate(estimate: Estimate) -> dict[str, float | int | None]:
+    return dataclasses.asdict(estimate)
