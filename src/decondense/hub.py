@@ -50,6 +50,12 @@ def asked_once() -> Iterator[bool]:
             switch.HF_HUB_OFFLINE = value
 
 
+def failures() -> tuple[type[Exception], ...]:
+    """What transformers and datasets raise where something of the hub or of a folder cannot be had."""
+    http_error: type[Exception] = require("huggingface_hub.errors", extra="hf").HTTPError
+    return (OSError, ValueError, LookupError, RuntimeError, ImportError, http_error)
+
+
 def refusal(error: BaseException) -> str | None:
     """Why the hub gave nothing, in a line, where `error` or what caused it comes from the hub; None elsewhere."""
     from huggingface_hub.errors import (

@@ -267,7 +267,7 @@ def _explained(place: Place, part: str) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise UserError(f"{place} does not fit into memory: try --dtype bfloat16") from error
-    except (OSError, ValueError, LookupError, RuntimeError, ImportError, SafetensorError) as error:
+    except (*hub.failures(), SafetensorError) as error:
         refusal = None if place.local else hub.refusal(error)
         if refusal is not None:
             reason = f"no folder of that name is here, and {refusal}; give a local folder, or look at the name"

@@ -199,7 +199,7 @@ def _draw_heatmap(axes: Any, panel: Heatmap, width_inches: float) -> Any:
     axes.set(xlim=(-half, 1 + half), ylim=(-1, 1), xticks=[0, 0.5, 1], yticks=[-1, -0.5, 0, 0.5, 1])
     axes.set_xticklabels(["0", "0.5", "1"])
     axes.grid(False)
-    _title(axes, panel.title, width_inches, pad=38)
+    _title(axes, panel.title, width_inches, pad=38.0)
     facts = (
         f"ρ {style.number(panel.spearman)}   middle {style.number(panel.middle)}\n"
         f"τ {style.number(panel.kendall)}   last {style.number(panel.last)}"
@@ -210,7 +210,7 @@ def _draw_heatmap(axes: Any, panel: Heatmap, width_inches: float) -> Any:
     return image
 
 
-def _title(axes: Any, title: str, width_inches: float, pad: float = 6) -> None:
+def _title(axes: Any, title: str, width_inches: float, pad: float = 6.0) -> None:
     points = style.TITLE_POINTS if len(title) <= 16 else style.SMALL_POINTS
     lines = style.wrap(style.label(title), width_inches, points, bold=True).split("\n")
     if len(lines) > 4:  # the page and the csv have the whole name; here it would push the plot away

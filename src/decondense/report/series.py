@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +20,7 @@ KINDS = ("histogram", "histogram_of_mean")
 SCALES = ("linear", "log", "steps")
 
 
+@runtime_checkable
 class Measured(Protocol):
     """The part of a `Condensation` that is drawn; layers are numbered as `hidden_states` is."""
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from decondense import __version__
 from decondense.errors import UserError, choose
 from decondense.evaluate.intervals import Estimate, mean_interval, paired_difference
 from decondense.files import claim_folder, write_json
 from decondense.losses.formulations import FORMULATIONS
 from decondense.studies import demo_report
+from decondense.studies.provenance import provenance
 from decondense.studies.twins import Arm, TwinSettings, middle_layers, run_arm
 from decondense.studies.verdict import describe_condensation, describe_difference, verdict
 from decondense.studies.workers import available_cores, run_jobs
@@ -175,7 +175,8 @@ def summarise(config: DemoConfig, settings: TwinSettings, found: list[dict[str, 
         summary.append(row)
     return {
         "kind": "demo",
-        "version": __version__,
+        "command": demo_report.command(dataclasses.asdict(config)),
+        "provenance": provenance(),
         "config": {**dataclasses.asdict(config), "out": str(config.out)},
         "settings": dataclasses.asdict(settings),
         "arms": found,

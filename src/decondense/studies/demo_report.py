@@ -60,9 +60,9 @@ def write(out: Path, results: dict[str, Any]) -> None:
         ),
         trajectory_section(trajectories, text="Condensation is worst when a model has learnt little but how frequent words are." + of_seed),
         heatmap_section(measured, titles, text=of_seed.strip()),
-        details_section("How this was made", results["settings"], command=command(results["config"])),
+        details_section("How this was made", {**results["settings"], **results["provenance"]}, command=results["command"]),
     ]
-    subtitle = f"decondense {results['version']}: a tiny GPT-2 on the text that comes with Python, trained with and without dispersion"
+    subtitle = f"decondense {results['provenance']['decondense']}: a tiny GPT-2 on the text that comes with Python, trained with and without dispersion"
     write_page(out / "report.html", "decondense demo", sections, subtitle)
 
 

@@ -1,55 +1,69 @@
-"""The name of a source of text in, its records out: files of many layouts and named data sets. Knows no model or tokenizer.
+"""The name of a source of text in, its records out: files, folders, named data sets. Knows no file layout, no tokens.
 
-A record is a line of a text file, a row of a table, a paragraph of SQuAD or of the embedded corpus; blank ones are skipped.
+A record is a line of a text file, a row of a table, a paragraph of SQuAD or of the embedded corpus.
 """
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from decondense import hub
 from decondense.errors import UserError, require
-from decondense.texts import embedded, files
+from decondense.texts import embedded, layouts
 
-# The data sets of the paper: the hub's name, its configuration, and the field with the text.
+EMBEDDED = "embedded"
+# The data sets of the paper: the name on the hub, the configuration, the field that holds the text.
 HUB = {
     "wikitext": ("Salesforce/wikitext", "wikitext-103-raw-v1", "text"),
     "pubmed": ("qiaojin/PubMedQA", "pqa_labeled", "long_answer"),
     "imdb": ("stanfordnlp/imdb", None, "text"),
     "squad": ("rajpurkar/squad", None, "context"),
 }
-EMBEDDED = "embedded"
 NAMES = (EMBEDDED, *HUB)
 
 
-@dataclass(frozen=True)
-class Records:
-    """The texts of a source, in its order. `texts` may be read lazily, and of a data set of the hub may hold blank ones."""
+class Records(Sequence[str]):
+    """The texts of a source in its order, and its `name`. Those of the hub are read when asked for, blank ones among them."""
 
-    name: str
-    texts: Sequence[str]
+    def __init__(self, name: str, texts: Sequence[str]) -> None:
+        self.name = name
+        self._texts = texts
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        return self._texts[index]
+
+    def __repr__(self) -> str:
+        return f"Records({self.name!r}, {len(self)} texts)"
 
 
 def load(source: str, field: str | None = None) -> Records:
-    """Read all records of `source`.
+    """Read the records of `source`; a name of the list below is that data set, also where a folder is called so.
 
     Args:
-        source: "embedded"; "wikitext", "pubmed", "imdb" or "squad" (from the hub, or its cache); or the path of a file
-            (txt, jsonl, json, csv, tsv, parquet; all but parquet also gzipped) or of a folder of such files.
-        field: the field that holds the text, where records have fields; by default the first there is of text,
+        source: "embedded"; "wikitext", "pubmed", "imdb" or "squad" (their training split on the hub, or in its cache); or
+            the path of a file (txt, jsonl, json, csv, tsv; each also gzipped; parquet) or of a folder of such files.
+        field: the field that holds the text where records have fields; by default the first that there is of text,
             long_answer, context, story, content.
 
     Raises:
         UserError: there is no such source; the hub is not reachable and the data set not in its cache; a file is empty,
             damaged, not UTF-8 or of no known layout; there is no such field, or no text in it.
 
-    >>> load("embedded").texts[0][:46]
-    'The "assert" statement\\n**********************'
+    >>> load("embedded")[1]
+    '   assert_stmt ::= "assert" expression ["," expression]'
     """
     if source == EMBEDDED:
         return Records(source, _paragraphs())
@@ -59,6 +73,57 @@ def load(source: str, field: str | None = None) -> Records:
     if not source or not path.exists():
         near = difflib.get_close_matches(source, NAMES, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise UserError(f"texts {source!r}: no such file or folder; {hint}the data sets are {', '.join(NAMES)}")
-    texts = [text for file in _files_of(path) for text in _texts_of(file, field)]
-    return Records(source, texts)
+        raise UserError(f"texts {source!r}: no such file or folder; {hint}data sets with a name are {', '.join(NAMES)}")
+    if not path.is_dir():
+        return Records(source, layouts.read(path, field))
+    files = [
+        file
+        for file in sorted(path.rglob("*"))
+        if file.name.endswith(layouts.SUFFIXES)
+        and file.is_file()
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+    ]
+    if not files:
+        raise UserError(f"texts {source!r}: the folder holds no file that ends in {', '.join(layouts.SUFFIXES)}")
+    return Records(source, [text for file in files for text in layouts.read(file, field)])
+
+
+def _paragraphs() -> list[str]:
+    paragraphs = (text for document in embedded.documents() for text in re.split(r"\n\s*\n", document.text))
+    return [text for text in paragraphs if text.strip()]
+
+
+def _load_from_hub(name: str, field: str | None) -> Records:
+    repository, configuration, usual_field = HUB[name]
+    datasets = require("datasets", extra="hf")
+    with _quiet(datasets), hub.asked_once():
+        try:
+            rows = datasets.load_dataset(repository, configuration, split="train")
+        except (*hub.failures(), datasets.exceptions.DatasetsError) as error:
+            first, *_ = str(error).strip().splitlines() or [type(error).__name__]
+            folder = f", a folder here as ./{name}" if Path(name).exists() else ""
+            raise UserError(
+                f"texts {name!r} ({repository}): {hub.refusal(error) or first}; --texts PATH reads local files{folder}, "
+                "--texts embedded needs neither"
+            ) from error
+    chosen = field or usual_field
+    if chosen not in rows.column_names:
+        raise UserError(f"texts {name!r} has no field {chosen!r}: its fields are {', '.join(rows.column_names)}")
+    if getattr(rows.features[chosen], "dtype", None) not in ("string", "large_string"):
+        raise UserError(f"texts {name!r}: its field {chosen!r} holds no text; {usual_field!r} does")
+    return Records(name, rows[chosen])
+
+
+@contextmanager
+def _quiet(datasets: Any) -> Iterator[None]:
+    """Keep the notes of `datasets` off standard error, and its progress bars too where nobody watches."""
+    verbosity, bars = datasets.logging.get_verbosity(), not datasets.are_progress_bars_disabled()
+    datasets.logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.logging.set_verbosity(verbosity)
+        if bars:
+            datasets.enable_progress_bars()
