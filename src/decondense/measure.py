@@ -58,7 +58,7 @@ def measure(
         >>> import torch
         >>> from transformers import GPT2Config, GPT2Model
         >>> _ = torch.manual_seed(0)
-        >>> config = GPT2Config(128, n_positions=64, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0)
+        >>> config = GPT2Config(vocab_size=128, n_positions=64, n_embd=16, n_layer=2, n_head=2)
         >>> model = GPT2Model(config)
         >>> class Characters:
         ...     def encode(self, text):

@@ -263,11 +263,12 @@ def _explained(place: Place, part: str) -> Iterator[None]:
     """Turn what transformers raises for a model that cannot be loaded into one line."""
     from safetensors import SafetensorError
 
+    failures: tuple[type[Exception], ...] = (*hub.failures(), SafetensorError)
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise UserError(f"{place} does not fit into memory: try --dtype bfloat16") from error
-    except (*hub.failures(), SafetensorError) as error:
+    except failures as error:
         refusal = None if place.local else hub.refusal(error)
         if refusal is not None:
             reason = f"no folder of that name is here, and {refusal}; give a local folder, or look at the name"

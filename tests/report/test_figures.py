@@ -14,6 +14,7 @@ import matplotlib
 import numpy
 import pytest
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from PIL import Image
 
 from decondense.errors import UserError
@@ -159,20 +160,29 @@ def test_an_unknown_format_is_refused_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_picture_of_a_heatmap_shows_the_density(tmp_path: Path, make_measurement: Callable[..., Any]) -> None:
-    """One layer with all its pairs in one bin: that bin has the darkest colour, every other the colour of nothing."""
+def test_a_heatmap_shows_density_at_its_cosine(tmp_path: Path, make_measurement: Callable[..., Any]) -> None:
+    """All pairs of the one layer in one bin: a band of the darkest colour, at that cosine and over the whole width."""
     result = make_measurement("m", 0, layers=1)
     result.histogram = numpy.zeros((1, 128), dtype=numpy.int64)
-    result.histogram[0, 96] = 5  # cosines from 0.5 to 0.516
+    result.histogram[0, 96] = 5
     result.mean_cosine = numpy.array([-0.9])
     [picture, _] = heatmaps([result], ["m"], tmp_path / "one", formats=["png"])
     with Image.open(picture) as image:
-        pixels = numpy.asarray(image.convert("L"))[:, image.width // 3]  # a column of pixels through the panel
-    bottom, top = (rows := numpy.flatnonzero(pixels < 200))[[-1, 0]]
-    band = rows[(rows > top) & (rows < bottom - (bottom - top) // 4)]
-    # The axis is the lowest dark row; the band lies at 0.758 of the panel, whose height is 2 bins in 256 a pixel or so.
-    assert len(band) >= 2
-    assert pixels[band].min() < 30
+        pixels = numpy.asarray(image.convert("RGB"))[:, : image.width * 3 // 4]  # without the bar of colours
+
+    def colour(name: str) -> NDArray[numpy.bool_]:
+        return numpy.all(pixels == [int(name[start : start + 2], 16) for start in (1, 3, 5)], axis=2)
+
+    axis = colour(style.THEMES["light"]["muted"])
+    left = axis[:, axis.sum(axis=0).argmax()].nonzero()[0]
+    bottom, top = left.max(), left.min()
+    rows, columns = colour(style.DENSITY_COLOURS["light"][-1]).nonzero()
+    heights = (bottom - rows) / (bottom - top) * 2 - 1
+    # The bin spans cosines from 0.5 to 0.515625; the panel is some 450 pixels high, so one of them is 0.005.
+    assert heights.min() == pytest.approx(0.5, abs=0.01)
+    assert heights.max() == pytest.approx(0.515625, abs=0.01)
+    # The axes are lines of 0.8 points, 2.2 pixels, which reach over the ends of the panel.
+    assert columns.max() - columns.min() + 1 == pytest.approx(axis.sum(axis=1).max(), abs=6)
 
 
 def test_many_models_with_long_names_fit(tmp_path: Path, make_measurement: Callable[..., Any]) -> None:

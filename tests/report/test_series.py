@@ -72,7 +72,7 @@ REFUSED: dict[str, tuple[Callable[[Make], object], str]] = {
     "falling x": (lambda make: Series("a", [1, 1], [1, 2]), "must rise"),
     "swapped interval": (lambda make: Series("a", [0], [1], low=[2], high=[0]), "swapped"),
     "flat trajectory": (
-        lambda: Trajectory("a", [0, 1], [0.5, 0.5]),
+        lambda make: Trajectory("a", [0, 1], [0.5, 0.5]),
         r"shape \[2 steps, layers\] expected, given \[2\]",
     ),
     "step before 0": (lambda make: Trajectory("a", [-1, 1], [[0.5], [0.5]]), "training starts at step 0"),
@@ -94,7 +94,7 @@ REFUSED: dict[str, tuple[Callable[[Make], object], str]] = {
     "titles": (lambda make: prepare_heatmaps([make("m", 0)], []), "one title for each result"),
     "no result": (lambda make: prepare_heatmaps([], []), "at least one of them, given 0 and 0"),
     "unknown kind": (
-        lambda: prepare_heatmaps([make("m", 0)], ["m"], "histogramm"),
+        lambda make: prepare_heatmaps([make("m", 0)], ["m"], "histogramm"),
         "did you mean 'histogram'",
     ),
     "wrong shape": (wrong_shape, r"histogram of shape \[7 layers, bins\] expected, given \[3, 128\]"),

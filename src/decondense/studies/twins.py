@@ -23,8 +23,7 @@ from decondense.errors import require
 from decondense.evaluate.heldout import HeldOut, evaluate_windows
 from decondense.files import prepare_folder, replace_file, write_json
 from decondense.losses.module import DispersionLoss
-from decondense.texts import embedded, packing
-from decondense.texts.tokenizer import train_tokenizer
+from decondense.texts import embedded, packing, tokenizer
 from decondense.train.loop import Schedule, train
 
 
@@ -78,9 +77,9 @@ class Corpus:
 
     def __init__(self, settings: TwinSettings) -> None:
         training, held_out = embedded.split(embedded.documents())
-        self.tokenizer = train_tokenizer([document.text for document in training], settings.vocabulary)
-        self.training = packing.pack(self.tokenizer, [document.text for document in training], settings.context).tokens
-        self.held_out = packing.pack(self.tokenizer, [document.text for document in held_out], settings.context).tokens
+        self.tokenizer = tokenizer.train([document.text for document in training], settings.vocabulary)
+        self.training = packing.pack([document.text for document in training], self.tokenizer, settings.context)
+        self.held_out = packing.pack([document.text for document in held_out], self.tokenizer, settings.context).tokens
 
     @cached_property
     def bytes_per_token(self) -> float:
@@ -130,14 +129,17 @@ def run_arm(job: tuple[Path, TwinSettings, Arm], progress: Callable[[int], None]
             history.add(step, seen)
 
     looks = set(observation_steps(settings.steps))
-    order = packing.batches(corpus.training, settings.batch_size, arm.seed)
+
+    def batch_at(step: int) -> Tensor:
+        return packing.batch(corpus.training, settings.batch_size, step, arm.seed).tokens.to(settings.device)
+
     with contextlib.ExitStack() as stack:
         handle = None
         if arm.formulation is not None:
             handle = stack.enter_context(attach(model, DispersionLoss(arm.formulation), weight=arm.weight))
         seconds = train(
             model,
-            lambda step: order(step).to(settings.device),
+            batch_at,
             Schedule(settings.steps, settings.learning_rate),
             folder / "state.pt",
             observe,

@@ -1,7 +1,8 @@
-"""CPython's own reference manual in, documents and a held-out split that shares no text out. Knows no tokenizer and no model.
+"""CPython's own reference manual in, documents and a held-out split that shares no text out. Knows no tokens, no model.
 
-The corpus is `pydoc_data.topics`, the text behind `help("TOPIC")`: about 370 kB of English prose and code that every Python
-carries, so that something real can be trained and measured without a network. It differs a little between Python versions.
+The corpus is `pydoc_data.topics`, the text behind `help("TOPIC")`: 370 to 410 kB of English prose and code that every
+Python carries, so that something real can be trained and measured without a network. It differs between the versions of
+Python, and the figures with it.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from dataclasses import dataclass
 
 from decondense.errors import UserError
 
-# A run of this many words in two documents is one text quoted twice; shorter runs are phrases that two authors share by chance.
+# A run of this many words in two documents is one text quoted twice; shorter runs may be phrases that both use.
 SHINGLE_WORDS = 12
-# Topics such as `if` are sections of larger ones (`compound`), word for word but for their heading: their overlap is 0.78 and
-# more. The overlap of any other two topics is below 0.36.
+# Topics such as `if` are sections of larger ones (`compound`), word for word but for their heading: 0.78 and more of
+# their runs are found there. Any other two topics have less than 0.36 of their runs in common.
 DUPLICATE_SHARE = 0.75
 
 
@@ -28,7 +29,7 @@ class Document:
 
 
 def documents() -> list[Document]:
-    """The embedded corpus, sorted by name, without topics that are contained in larger ones or hold fewer than twelve words.
+    """The embedded corpus, sorted by name, without topics that larger ones contain or that hold less than twelve words.
 
     Raises `UserError` where this Python was installed without its help texts.
 
@@ -46,13 +47,13 @@ def documents() -> list[Document]:
 
 
 def without_duplicates(documents: Iterable[Document]) -> list[Document]:
-    """The documents in their order, without those that hold fewer than twelve words or whose text a larger one contains.
+    """The documents in their order, without those that a larger one contains or that hold less than twelve words.
 
-    Contained means: 75 % of the document's runs of twelve words occur in one larger document, however the lines are wrapped.
+    Contained means: 75 % of a document's runs of twelve words occur in one larger document, however lines are wrapped.
 
-    >>> words = " ".join(str(number) for number in range(100))
-    >>> [document.name for document in without_duplicates([Document("a", words[:80]), Document("b", words), Document("c", "")])]
-    ['b']
+    >>> text = " ".join(str(number) for number in range(100))
+    >>> [document.name for document in without_duplicates([Document("part", text[:80]), Document("whole", text)])]
+    ['whole']
     """
     given = list(documents)
     shingles = {document: _shingles(document.text) for document in given}
@@ -70,10 +71,10 @@ def without_duplicates(documents: Iterable[Document]) -> list[Document]:
 def split(documents: Sequence[Document], held_out: float = 0.1) -> tuple[list[Document], list[Document]]:
     """Split documents into (training, held out) so that no run of twelve words of one side occurs in the other.
 
-    Documents that share such a run stay together. Groups are taken for the held-out side in the order of a hash of their
-    first name, as long as they fit into the share `held_out` of all characters, those first that fill at most a quarter of it,
-    so that more than one subject is held out. The split thus depends neither on the order of the documents nor on a seed, and
-    both sides keep the documents' order.
+    Documents that share such a run stay together. Groups are held out in the order of a hash of their first name, as
+    long as they fit into the share `held_out` of all characters; those that fill more than a quarter of it come last,
+    so that more than one subject is held out. The split thus depends neither on the order of the documents nor on a
+    seed, and both sides keep the documents' order.
 
     Raises `UserError` for a share outside (0, 1), and where the documents cannot be split that way.
 
@@ -97,8 +98,8 @@ def split(documents: Sequence[Document], held_out: float = 0.1) -> tuple[list[Do
                 used += size
     if not taken:
         raise UserError(
-            f"{len(documents)} documents cannot be split: none is small enough to hold out {held_out:.0%} of the text without "
-            "text that the others share; give more documents or hold out more"
+            f"{len(documents)} documents cannot be split: none without text that others share makes up at most "
+            f"{held_out:.0%} of the text; give more documents or hold out more"
         )
     training = [document for document in documents if document not in taken]
     return training, [document for document in documents if document in taken]

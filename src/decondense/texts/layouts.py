@@ -40,10 +40,10 @@ def read(path: Path, field: str | None = None) -> list[str]:
 
     Args:
         path: the file.
-        field: the field that holds the text, where records have fields; by default the first of `FIELDS` with text in it.
+        field: the field that holds the text, where records have fields; by default the first of `FIELDS` with text.
 
     Raises:
-        UserError: the file is empty, damaged, not UTF-8 or not of the layout that its suffix says; there is no such field.
+        UserError: the file is empty, damaged, not UTF-8 or not of the layout its suffix says; there is no such field.
     """
     kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
     if kind == "parquet":

@@ -29,7 +29,7 @@ NAMES = (EMBEDDED, *HUB)
 
 
 class Records(Sequence[str]):
-    """The texts of a source in its order, and its `name`. Those of the hub are read when asked for, blank ones among them."""
+    """The texts of a source in its order, and its `name`. Those of the hub are read when asked for, also blank ones."""
 
     def __init__(self, name: str, texts: Sequence[str]) -> None:
         self.name = name
@@ -53,17 +53,18 @@ def load(source: str, field: str | None = None) -> Records:
     """Read the records of `source`; a name of the list below is that data set, also where a folder is called so.
 
     Args:
-        source: "embedded"; "wikitext", "pubmed", "imdb" or "squad" (their training split on the hub, or in its cache); or
-            the path of a file (txt, jsonl, json, csv, tsv; each also gzipped; parquet) or of a folder of such files.
+        source: "embedded"; "wikitext", "pubmed", "imdb" or "squad" (their training split on the hub, or in its cache);
+            or the path of a file (txt, jsonl, json, csv, tsv; each also gzipped; parquet) or of a folder of such files.
         field: the field that holds the text where records have fields; by default the first that there is of text,
             long_answer, context, story, content.
 
     Raises:
-        UserError: there is no such source; the hub is not reachable and the data set not in its cache; a file is empty,
-            damaged, not UTF-8 or of no known layout; there is no such field, or no text in it.
+        UserError: there is no such source; the hub is not reachable and the data set not in its cache; a file is
+            empty, damaged, not UTF-8 or of no known layout; there is no such field, or no text in it.
 
-    >>> load("embedded")[1]
-    '   assert_stmt ::= "assert" expression ["," expression]'
+    >>> records = load("embedded")
+    >>> records.name, len(records) > 1000
+    ('embedded', True)
     """
     if source == EMBEDDED:
         return Records(source, _paragraphs())
@@ -73,7 +74,7 @@ def load(source: str, field: str | None = None) -> Records:
     if not source or not path.exists():
         near = difflib.get_close_matches(source, NAMES, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise UserError(f"texts {source!r}: no such file or folder; {hint}data sets with a name are {', '.join(NAMES)}")
+        raise UserError(f"texts {source!r}: no such file or folder; {hint}the named data sets are {', '.join(NAMES)}")
     if not path.is_dir():
         return Records(source, layouts.read(path, field))
     files = [
@@ -103,8 +104,8 @@ def _load_from_hub(name: str, field: str | None) -> Records:
             first, *_ = str(error).strip().splitlines() or [type(error).__name__]
             folder = f", a folder here as ./{name}" if Path(name).exists() else ""
             raise UserError(
-                f"texts {name!r} ({repository}): {hub.refusal(error) or first}; --texts PATH reads local files{folder}, "
-                "--texts embedded needs neither"
+                f"texts {name!r} ({repository}): {hub.refusal(error) or first}; --texts PATH reads local "
+                f"files{folder}, --texts embedded needs neither"
             ) from error
     chosen = field or usual_field
     if chosen not in rows.column_names:

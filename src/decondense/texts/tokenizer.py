@@ -17,11 +17,11 @@ def train(texts: Iterable[str], vocabulary_size: int = 1024) -> Any:
 
     Args:
         texts: strings to learn merges from. Held-out text must not be among them.
-        vocabulary_size: tokens at most, the 256 bytes and the end-of-text token included; few texts may give fewer.
+        vocabulary_size: tokens at most, the 256 bytes and the end-of-text token included; few texts give fewer.
 
     Returns:
-        a `PreTrainedTokenizerFast` whose token of id 0, `<|endoftext|>`, ends a text and pads. It adds no special tokens
-        by itself, and `len(tokenizer)` is its vocabulary's size.
+        a `PreTrainedTokenizerFast` whose token 0, `<|endoftext|>`, ends a text and pads. It adds no special tokens
+        by itself, and `len(tokenizer)` is the size of its vocabulary.
 
     Raises:
         UserError: the vocabulary cannot hold the bytes, or there is no text.

@@ -6,7 +6,7 @@
   const button = document.getElementById("theme");
   const systemDark = matchMedia("(prefers-color-scheme: dark)");
   const touch = matchMedia("(pointer: coarse)").matches;
-  const plots = [...document.querySelectorAll(".plot")];
+  const plots = [...document.querySelectorAll(".chart")];
   let printing = false;
 
   const isDark = () => !printing && (root.dataset.theme ? root.dataset.theme === "dark" : systemDark.matches);
@@ -62,7 +62,7 @@
   addEventListener("afterprint", () => print(false));
   // A plot inside closed details has no width until they open.
   document.querySelectorAll("details").forEach((details) =>
-    details.addEventListener("toggle", () => details.querySelectorAll(".plot").forEach((plot) => Plotly.Plots.resize(plot))),
+    details.addEventListener("toggle", () => details.querySelectorAll(".chart").forEach((plot) => Plotly.Plots.resize(plot))),
   );
   draw().then(() => {
     root.dataset.ready = "true";
