@@ -10,7 +10,7 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 READY := .venv/ready
-# One process a core, and one thread a process (tests/conftest.py sees to that).
+# One process a core, and one thread a process (tests/conftest.py sees to that); a file's tests share what they set up.
 WORKERS ?= 2
 
 # pip shows its progress to a person and stays quiet for a log.
@@ -27,7 +27,7 @@ demo: $(READY)/run ## Train the twins and write runs/demo: table, pictures, mode
 
 .PHONY: test
 test: lint ## Lint, then run the tests (ARGS='-k losses', ...)
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope $(ARGS)
 
 .PHONY: lint
 lint: $(READY)/test ## Style, types and the direction of imports

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterable
@@ -379,6 +380,16 @@ def test_what_is_no_tokenizer_is_refused() -> None:
 def test_options_without_an_answer_are_refused(tokenizer: Callable, options: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         measure(build(gpt2), tokenizer, MIXED, **options)
+
+
+@pytest.mark.parametrize("first", ["decondense.measure", "decondense.condensation", "decondense"])
+def test_the_public_name_is_the_function_whichever_module_was_imported_first(first: str) -> None:
+    # The module has the function's name: importing it must not put the module in the function's place.
+    program = (
+        f"import {first}, decondense; from decondense import measure; "
+        "assert callable(measure) and decondense.measure is measure"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_the_result_is_a_condensation_named_after_the_model(tokenizer: Callable) -> None:

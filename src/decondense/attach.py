@@ -19,7 +19,6 @@ from decondense.errors import UserError, choose
 from decondense.layers import body, count_layers, unwrap, watch
 from decondense.losses.module import DispersionLoss
 from decondense.shapes import Float
-from decondense.sums import find_sequences
 
 LAYER_NAMES = ("all", "last", "early_half", "late_half")
 
@@ -159,14 +158,12 @@ class Attachment:
         if not self._hidden:
             raise UserError(f"{type(self._model).__name__}: its forward pass ran none of its blocks, so there is no layer to take the loss on")
         first = next(iter(self._hidden.values()))
-        valid, documents = batch.tokens(first)
-        sequences = find_sequences(valid, documents)
+        sequences = batch.sequences(first)
         shares = batch.shares(sequences)
         terms = []
         for index, hidden in self._hidden.items():
             # With a model spread over devices the sequences follow each layer.
-            placed = type(sequences)(*(part.to(hidden.device) for part in sequences))
-            values = self._loss.of_sequences(hidden, placed, documents is not None, layer=index)
+            values = self._loss.of_sequences(hidden, sequences.to(hidden.device), layer=index, recompute=True)
             terms.append((values * shares.to(values)).sum().to(first.device))
         return torch.stack(terms).mean()
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from decondense.errors import UserError
-from decondense.shapes import Bool, Float, Int
-from decondense.sums import Sequences, sum_by_sequence
+from decondense.shapes import Float
+from decondense.sums import Sequences, find_sequences, sum_by_sequence
 
 IGNORED_LABEL = -100
 UNSHIFTED_LOSSES = ("ForMaskedLM", "ForTokenClassification")
@@ -35,16 +35,13 @@ class Batch:
     rows: bool
     total: Tensor | float | None
 
-    def tokens(
-        self, hidden: Float[Tensor, "batch length features"]
-    ) -> tuple[Bool[Tensor, "batch length"], Int[Tensor, "batch length"] | None]:
-        """Real tokens and document ids of the hidden states, checked against their shape."""
+    def sequences(self, hidden: Float[Tensor, "batch length features"]) -> Sequences:
+        """The sequences of the hidden states, the batch checked against their shape."""
         shape = hidden.shape[:2]
         for name, given in (("attention_mask", self.mask), ("documents", self.documents), ("labels", self.targets)):
             if given is not None and given.shape != shape:
                 raise UserError(f"{name} has shape {list(given.shape)} where the hidden states have {list(shape)}: expected the same")
-        valid = torch.ones(shape, dtype=torch.bool, device=hidden.device) if self.mask is None else self.mask != 0
-        return valid.to(hidden.device), None if self.documents is None else self.documents.to(hidden.device)
+        return find_sequences(shape, hidden.device, self.mask, self.documents)
 
     def shares(self, sequences: Sequences) -> Float[Tensor, " sequences"]:
         """n_b over the denominator: how much each sequence's loss weighs, as cross entropy weighs it."""
@@ -55,7 +52,7 @@ class Batch:
             weights = sequences.tokens
         else:
             targets, index = self.targets.to(device), sequences.index
-            if self.documents is not None:
+            if sequences.packed and sequences.valid is not None:
                 # The last padding token before a document predicts its first token; the target counts, and for that document.
                 following = torch.cat([index[:, 1:], index[:, -1:]], dim=1)
                 index = torch.where(sequences.valid, index, following)

@@ -14,6 +14,7 @@ from typing import Any
 from decondense.errors import require
 
 PATIENCE_SECONDS = 5.0
+UNREACHABLE = "the hub cannot be reached and its cache does not hold it"
 
 
 def reachable(seconds: float = PATIENCE_SECONDS) -> bool:
@@ -71,8 +72,8 @@ def refusal(error: BaseException) -> str | None:
         (GatedRepoError, "its authors ask for their terms to be accepted: do so on the hub, then run `hf auth login`"),
         (RevisionNotFoundError, "the hub has no such revision of it"),
         (RepositoryNotFoundError, "nothing public of that name is on the hub; something private needs `hf auth login`"),
-        (LocalEntryNotFoundError, "the hub cannot be reached and its cache does not hold it"),
-        (OfflineModeIsEnabled, "the hub cannot be reached and its cache does not hold it"),
+        (LocalEntryNotFoundError, UNREACHABLE),
+        (OfflineModeIsEnabled, UNREACHABLE),
     )
     cause: BaseException | None = error
     while cause is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,44 +11,56 @@ from torch import Tensor
 from decondense.shapes import Bool, Float, Int
 
 
-class Sequences(NamedTuple):
+@dataclass(frozen=True)
+class Sequences:
     """Which sequence each token of a batch belongs to: a row of the batch, or a document of a packed row.
 
     Attributes:
-        index: [batch, length] int64, the number of the token's sequence; meaningless where `valid` is false.
-        valid: [batch, length] bool, true where the token is real.
+        index: [batch, length] int64, the number of the token's sequence; meaningless where the token is padding and rows are packed.
+        valid: [batch, length] bool, true where the token is real; None where every token is.
         tokens: [sequences] int64, the number of real tokens of each sequence.
+        packed: whether a row may hold several sequences.
     """
 
     index: Int[Tensor, "batch length"]
-    valid: Bool[Tensor, "batch length"]
+    valid: Bool[Tensor, "batch length"] | None
     tokens: Int[Tensor, " sequences"]
+    packed: bool
+
+    def to(self, device: torch.device) -> Sequences:
+        """The same on another device."""
+        valid = None if self.valid is None else self.valid.to(device)
+        return Sequences(self.index.to(device), valid, self.tokens.to(device), self.packed)
 
 
-def find_sequences(
-    valid: Bool[Tensor, "batch length"], documents: Int[Tensor, "batch length"] | None = None
-) -> Sequences:
+def find_sequences(shape: Sequence[int], device: torch.device, mask: Tensor | None, documents: Tensor | None) -> Sequences:
     """Number the sequences of a batch: its rows, or, with `documents`, its documents in row order.
 
-    Tokens of one row with the same document id are one sequence; the same id in another row is another sequence.
-    A row without real tokens is a sequence of none; a document without real tokens is no sequence.
+    Tokens of one row with the same document id are one sequence; the same id in another row is another sequence. A row without real tokens is
+    a sequence of none; a document without real tokens is no sequence.
+
+    Args:
+        shape: batch, length.
+        device: of the result.
+        mask: [batch, length], nonzero = real token; None = all are.
+        documents: [batch, length] integer ids; None = a row is a sequence.
     """
-    batch, length = valid.shape
-    rows = torch.arange(batch, device=valid.device)[:, None].expand(batch, length)
+    batch, length = shape
+    rows = torch.arange(batch, device=device)[:, None].expand(batch, length)
+    valid = None if mask is None else mask.to(device) != 0
     if documents is None:
-        return Sequences(rows, valid, valid.sum(dim=1))
-    pairs = torch.stack([rows[valid], documents[valid].to(torch.int64)], dim=1)
+        tokens = torch.full((batch,), length, device=device) if valid is None else valid.sum(dim=1)
+        return Sequences(rows, valid, tokens, packed=False)
+    real = torch.ones((batch, length), dtype=torch.bool, device=device) if valid is None else valid
+    pairs = torch.stack([rows[real], documents.to(device)[real].to(torch.int64)], dim=1)
     _, sorted_index, tokens = torch.unique(pairs, dim=0, return_inverse=True, return_counts=True)
     # `unique` numbers documents by their id; renumber them by where they begin.
-    first = torch.full_like(tokens, len(pairs)).scatter_reduce(
-        0, sorted_index, torch.arange(len(pairs), device=valid.device), "amin"
-    )
-    order = torch.argsort(first)
-    rank = torch.empty_like(order)
-    rank[order] = torch.arange(len(order), device=valid.device)
-    index = torch.zeros((batch, length), dtype=torch.int64, device=valid.device)
-    index[valid] = rank[sorted_index]
-    return Sequences(index, valid, tokens[order])
+    places = torch.arange(len(pairs), device=device)
+    order = torch.argsort(torch.full_like(tokens, len(pairs)).scatter_reduce(0, sorted_index, places, "amin"))
+    rank = torch.empty_like(order).scatter(0, order, torch.arange(len(order), device=device))
+    index = torch.zeros((batch, length), dtype=torch.int64, device=device)
+    index[real] = rank[sorted_index]
+    return Sequences(index, valid, tokens[order], packed=True)
 
 
 def sum_by_sequence(values: Tensor, index: Int[Tensor, " items"], count: int) -> Tensor:

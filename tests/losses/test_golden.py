@@ -24,10 +24,11 @@ def cases():
 
 
 @pytest.mark.parametrize(("case", "gradient"), list(cases()))
-def test_value_and_gradient(case, gradient):
+@pytest.mark.parametrize("engine", ["auto", "eager"])
+def test_value_and_gradient(case, gradient, engine):
     hidden = torch.tensor(INPUTS[f"z_{case['input']}"], requires_grad=True)
     name = OTHER_NAMES.get(case["formulation"], case["formulation"])
-    loss = DispersionLoss(name, temperature=case["tau"], clamp=case["clamp"], epsilon=case["epsilon"])
+    loss = DispersionLoss(name, temperature=case["tau"], clamp=case["clamp"], epsilon=case["epsilon"], engine=engine)
     value = loss(hidden)
     value.backward()
     assert value.item() == pytest.approx(case["value"], rel=1e-9, abs=1e-12)

@@ -93,7 +93,8 @@ def test_order_of_tokens_does_not_matter(name):
 def test_gradient_is_the_derivative_twice(name):
     # Beyond the clamp the slope is kept on purpose and is no derivative: these cosines lie inside.
     hidden = random_hidden(11, batch=2, length=5, features=8, mean=0.0).requires_grad_()
-    loss = DispersionLoss(name, clamp=0.05)
+    assert torch.autograd.gradcheck(DispersionLoss(name, clamp=0.05), (hidden,))
+    loss = DispersionLoss(name, clamp=0.05, engine="eager")
     assert torch.autograd.gradcheck(loss, (hidden,))
     assert torch.autograd.gradgradcheck(loss, (hidden,), atol=1e-4)
 
@@ -195,19 +196,23 @@ def test_a_partition_holds_every_token_once(arguments, size):
 
     length = 17
     hidden = torch.arange(1, 2 * length + 1, dtype=torch.float64).view(2, length, 1)
-    valid = torch.ones(2, length, dtype=torch.bool)
+    mask = None
     if "mask" in arguments:
-        valid[1, 9:] = False
+        mask = torch.ones(2, length, dtype=torch.bool)
+        mask[1, 9:] = False
+    real = torch.ones(2, length, dtype=torch.bool) if mask is None else mask
     documents = (torch.arange(length) // 6).expand(2, length) if "documents" in arguments else None
-    sequences = find_sequences(valid, documents)
-    groups = form_groups(hidden, sequences, documents is not None, Partition(size), 3, 1)
-    kept = groups.tokens[groups.valid].flatten()
-    assert sorted(kept.tolist()) == hidden[valid].flatten().tolist()
+    sequences = find_sequences((2, length), hidden.device, mask, documents)
+    grouping = form_groups(sequences, Partition(size), 3, 1)
+    tokens = grouping.gather(hidden)
+    valid = torch.ones(tokens.shape[:2], dtype=torch.bool) if grouping.valid is None else grouping.valid
+    assert (tokens[~valid] == 0).all()
+    assert sorted(tokens[valid].flatten().tolist()) == hidden[real].flatten().tolist()
     for number in range(len(sequences.tokens)):
-        of_sequence = groups.sequence == number
-        members = groups.tokens[of_sequence][groups.valid[of_sequence]].flatten()
-        assert sorted(members.tolist()) == hidden[(sequences.index == number) & valid].flatten().tolist()
-        sizes = [count for count in groups.valid[of_sequence].sum(dim=1).tolist() if count]
+        groups = grouping.sequence == number
+        members = tokens[groups][valid[groups]].flatten()
+        assert sorted(members.tolist()) == hidden[(sequences.index == number) & real].flatten().tolist()
+        sizes = [count for count in valid[groups].sum(dim=1).tolist() if count]
         assert max(sizes) - min(sizes) <= 1
         assert max(sizes) <= size
 

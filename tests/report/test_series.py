@@ -59,6 +59,11 @@ def test_a_condensation_is_what_is_drawn() -> None:
         prepare_heatmaps([result], ["Tiny"], kind="histogram_of_mean")
 
 
+def test_none_is_a_gap_in_a_line_and_in_its_interval() -> None:
+    one = Series("a", [0, 1], [None, 2.0], low=[None, 1], high=[None, 3.0])
+    numpy.testing.assert_array_equal([one.y, one.low, one.high], [[numpy.nan, 2], [numpy.nan, 1], [numpy.nan, 3]])
+
+
 def wrong_shape(make: Make) -> object:
     result = make("m", 0)
     result.histogram = result.histogram[:3]

@@ -95,6 +95,11 @@ def test_an_arm_keeps_its_place_whatever_stands_beside_it(names: list[str]) -> N
             assert looks[names.index(name)] is style.PALETTE[index]
 
 
+def test_an_arm_looks_the_same_under_its_name_and_its_label() -> None:
+    names = list(style.RESERVED)
+    assert style.line_styles([style.label(name) for name in names]) == style.line_styles(names)
+
+
 def test_one_name_twice_has_one_look() -> None:
     first, other, again = style.line_styles(["a", "b", "a"])
     assert first is again is not other

@@ -1,41 +1,52 @@
-"""Groups of tokens and a formulation in, the value of each sequence out: the definition in plain torch, differentiable twice."""
+"""Hidden states, groups of tokens and a formulation in, the value of each sequence out: the definition in plain torch, differentiable twice."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from decondense.losses.formulations import Formulation, PairFunction, Settings
-from decondense.losses.pairs import Groups
+from decondense.losses.pairs import Grouping
 from decondense.shapes import Bool, Float
 from decondense.sums import sum_by_sequence
 
 
-def eager(groups: Groups, row: Formulation, settings: Settings) -> Float[Tensor, " sequences"]:
-    """Value of each sequence by `row`'s formula, holding every pair of a group; zero for a sequence of fewer than two tokens."""
-    vectors = row.transform(groups.tokens, groups.valid, settings)
+def eager(
+    hidden: Float[Tensor, "batch length features"], grouping: Grouping, row: Formulation, settings: Settings
+) -> Float[Tensor, " sequences"]:
+    """Value of each sequence by `row`'s formula, holding every pair of a group; not meaningful for a sequence of fewer than two tokens."""
+    tokens = grouping.gather(hidden)
+    valid = tokens.new_ones(tokens.shape[:2], dtype=torch.bool) if grouping.valid is None else grouping.valid
+    vectors = row.transform(tokens, valid, settings)
     if row.function is not None:
-        value = row.function(vectors, groups.valid, settings)
-    else:
-        assert row.pair is not None, "a formulation without a function has a pair function"
-        value = _aggregate_pairs(groups, vectors, row, row.pair, settings)
-    if row.penalty is not None:
-        # Padding is zero in `tokens`, so that its penalty is zero too.
-        penalty = sum_by_sequence(row.penalty(groups.tokens).sum(dim=1), groups.sequence, len(value))
-        value = value + penalty / groups.tokens_of_sequence.clamp(min=1)
-    return torch.where(groups.tokens_of_sequence >= 2, value, 0.0)
+        return row.function(vectors, valid, settings)
+    assert row.pair is not None, "a formulation without a function has a pair function"
+    return _aggregate_pairs(vectors, valid, grouping, row, row.pair, settings)
+
+
+def penalty(
+    hidden: Float[Tensor, "batch length features"], grouping: Grouping, of_token: Callable[[Tensor], Tensor]
+) -> Float[Tensor, " sequences"]:
+    """Mean over the tokens of each sequence of a term that reads one token."""
+    terms = of_token(grouping.gather(hidden))  # padding is zero there, and so is its term
+    return sum_by_sequence(terms.sum(dim=1), grouping.sequence, len(grouping.tokens)) / grouping.tokens.clamp(min=1)
 
 
 def _aggregate_pairs(
-    groups: Groups, vectors: Float[Tensor, "groups items width"], row: Formulation, pair: PairFunction, settings: Settings
+    vectors: Float[Tensor, "groups items width"],
+    valid: Bool[Tensor, "groups size"],
+    grouping: Grouping,
+    row: Formulation,
+    pair: PairFunction,
+    settings: Settings,
 ) -> Float[Tensor, " sequences"]:
-    sequences = len(groups.tokens_of_sequence)
+    sequences = len(grouping.tokens)
+    items = grouping.tokens
     if row.features:
         # One group a sequence, whose items are the features: all of them are there.
-        valid = groups.valid.new_ones(vectors.shape[:2])
-        items = torch.full_like(groups.tokens_of_sequence, vectors.shape[1])
-    else:
-        valid, items = groups.valid, groups.tokens_of_sequence
+        valid, items = valid.new_ones(vectors.shape[:2]), torch.full_like(items, vectors.shape[1])
     items = items.to(vectors.dtype)
 
     values = pair(_pair_arguments(vectors, row.distances), settings)
@@ -44,17 +55,17 @@ def _aggregate_pairs(
     itself = values.diagonal(dim1=1, dim2=2)
     shift = torch.zeros(sequences, dtype=values.dtype, device=values.device)
     if row.aggregate == "log_mean_exp":
-        shift = _largest(values, between, itself, valid & row.diagonal, groups, sequences)
-        values = (values - shift[groups.sequence][:, None, None]).exp()
+        shift = _largest(values, between, itself, valid & row.diagonal, grouping, sequences)
+        values = (values - shift[grouping.sequence][:, None, None]).exp()
         itself = values.diagonal(dim1=1, dim2=2)
 
-    sampled = sum_by_sequence(between.sum(dim=(1, 2)), groups.sequence, sequences)
-    total = sum_by_sequence(torch.where(between, values, 0.0).sum(dim=(1, 2)), groups.sequence, sequences)
+    sampled = sum_by_sequence(between.sum(dim=(1, 2)), grouping.sequence, sequences)
+    total = sum_by_sequence(torch.where(between, values, 0.0).sum(dim=(1, 2)), grouping.sequence, sequences)
     pairs = items * (items - 1)
     # The pairs inside the groups stand for all pairs of the sequence; with all pairs in one group the factor is 1.
     total = total * (pairs / sampled.clamp(min=1))
     if row.diagonal:
-        total = total + sum_by_sequence(torch.where(valid, itself, 0.0).sum(dim=1), groups.sequence, sequences)
+        total = total + sum_by_sequence(torch.where(valid, itself, 0.0).sum(dim=1), grouping.sequence, sequences)
         pairs = items * items
     if row.aggregate == "sum":
         return total
@@ -81,7 +92,7 @@ def _largest(
     between: Bool[Tensor, "groups items items"],
     itself: Float[Tensor, "groups items"],
     counted: Bool[Tensor, "groups items"],
-    groups: Groups,
+    grouping: Grouping,
     sequences: int,
 ) -> Float[Tensor, " sequences"]:
     """Largest logit of each sequence, a constant that is subtracted before `exp` so that nothing overflows; 0 where there is none."""
@@ -89,5 +100,5 @@ def _largest(
     of_pairs = logits.detach().masked_fill(~between, lowest).amax(dim=(1, 2))
     of_tokens = itself.detach().masked_fill(~counted, lowest).amax(dim=1)
     start = torch.full((sequences,), lowest, dtype=logits.dtype, device=logits.device)
-    largest = start.scatter_reduce(0, groups.sequence, torch.maximum(of_pairs, of_tokens), "amax")
+    largest = start.scatter_reduce(0, grouping.sequence, torch.maximum(of_pairs, of_tokens), "amax")
     return largest.masked_fill(largest == lowest, 0.0)

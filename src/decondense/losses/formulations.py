@@ -48,6 +48,10 @@ class Formulation:
         source: where the equation comes from.
         transform: tokens -> vectors.
         pair: value (or logit) of a pair; None for a row that is no sum over pairs.
+        slope: first derivative of `pair` by its argument; the blocked engine and `Moments` need it.
+        curvature: second derivative of `pair`; where it is None the row has no expansion in moments (`pair` is not smooth, or reads distances of
+            unbounded vectors).
+        logit_bounds: lowest and highest logit that can occur under `log_mean_exp`; None where there are none.
         function: value of a whole group, for a row that is no sum over pairs.
         aggregate: `log_mean_exp` (pair gives logits), `log_mean`, `mean` or `sum`.
         diagonal: whether a token is also paired with itself.
@@ -61,6 +65,9 @@ class Formulation:
     source: str
     transform: Transform
     pair: PairFunction | None = None
+    slope: PairFunction | None = None
+    curvature: PairFunction | None = None
+    logit_bounds: Callable[[Settings], tuple[float, float]] | None = None
     function: GroupFunction | None = None
     aggregate: Literal["log_mean_exp", "log_mean", "mean", "sum"] = "mean"
     diagonal: bool = False
@@ -121,32 +128,97 @@ def angle(cosine: Tensor, settings: Settings) -> Tensor:
     return (torch.acos(inside) + straight_through) / math.pi
 
 
+def angle_slope(cosine: Tensor, settings: Settings) -> Tensor:
+    bound = 1 - settings.clamp
+    inside = cosine.clamp(-bound, bound)
+    return (1 - inside * inside).rsqrt() / -math.pi
+
+
+def angle_curvature(cosine: Tensor, settings: Settings) -> Tensor:
+    # Beyond the clamp the slope is that of the boundary, a constant.
+    slope = angle_slope(cosine, settings)
+    return torch.where(cosine.abs() > 1 - settings.clamp, 0.0, cosine * math.pi**2 * slope**3)
+
+
 def negative_angle(cosine: Tensor, settings: Settings) -> Tensor:
-    return -angle(cosine, settings) / settings.temperature
+    return angle(cosine, settings) / -settings.temperature
+
+
+def negative_angle_slope(cosine: Tensor, settings: Settings) -> Tensor:
+    return angle_slope(cosine, settings) / -settings.temperature
+
+
+def negative_angle_curvature(cosine: Tensor, settings: Settings) -> Tensor:
+    return angle_curvature(cosine, settings) / -settings.temperature
+
+
+def negative_angle_bounds(settings: Settings) -> tuple[float, float]:
+    least = math.acos(1 - settings.clamp) / math.pi
+    return (least - 1) / settings.temperature, -least / settings.temperature
 
 
 def acute_angle_squared(cosine: Tensor, settings: Settings) -> Tensor:
     return (0.5 - angle(cosine, settings)).clamp(min=0).square()
 
 
+def acute_angle_squared_slope(cosine: Tensor, settings: Settings) -> Tensor:
+    return -2 * (0.5 - angle(cosine, settings)).clamp(min=0) * angle_slope(cosine, settings)
+
+
 def scaled(product: Tensor, settings: Settings) -> Tensor:
     return product / settings.temperature
 
 
+def scaled_slope(product: Tensor, settings: Settings) -> Tensor:
+    return torch.full_like(product, 1 / settings.temperature)
+
+
+def scaled_bounds(settings: Settings) -> tuple[float, float]:
+    return -1 / settings.temperature, 1 / settings.temperature
+
+
+def zero(argument: Tensor, settings: Settings) -> Tensor:
+    return torch.zeros_like(argument)
+
+
 def negative_squared_distance(squared_distance: Tensor, settings: Settings) -> Tensor:
-    return -squared_distance / settings.temperature
+    return squared_distance / -settings.temperature
+
+
+def negative_squared_distance_slope(squared_distance: Tensor, settings: Settings) -> Tensor:
+    return torch.full_like(squared_distance, -1 / settings.temperature)
 
 
 def twice_negative_squared_distance(squared_distance: Tensor, settings: Settings) -> Tensor:
-    return -2 * squared_distance / settings.temperature
+    return squared_distance * (-2 / settings.temperature)
+
+
+def twice_negative_squared_distance_slope(squared_distance: Tensor, settings: Settings) -> Tensor:
+    return torch.full_like(squared_distance, -2 / settings.temperature)
+
+
+def twice_negative_squared_distance_bounds(settings: Settings) -> tuple[float, float]:
+    return -8 / settings.temperature, 0.0
 
 
 def square(product: Tensor, settings: Settings) -> Tensor:
     return product.square()
 
 
+def square_slope(product: Tensor, settings: Settings) -> Tensor:
+    return 2 * product
+
+
+def square_curvature(product: Tensor, settings: Settings) -> Tensor:
+    return torch.full_like(product, 2.0)
+
+
 def hinge_squared(cosine: Tensor, settings: Settings) -> Tensor:
     return (settings.margin + cosine).clamp(min=0).square()
+
+
+def hinge_squared_slope(cosine: Tensor, settings: Settings) -> Tensor:
+    return 2 * (settings.margin + cosine).clamp(min=0)
 
 
 def tenth_of_mean_square(tokens: Float[Tensor, "group size features"]) -> Float[Tensor, "group size"]:
@@ -213,6 +285,9 @@ _ROWS = [
         source=PAPER,
         transform=unit_tokens,
         pair=negative_angle,
+        slope=negative_angle_slope,
+        logit_bounds=negative_angle_bounds,
+        curvature=negative_angle_curvature,
         aggregate="log_mean_exp",
     ),
     Formulation(
@@ -221,6 +296,7 @@ _ROWS = [
         source=PAPER,
         transform=centred_tokens,
         pair=negative_squared_distance,
+        slope=negative_squared_distance_slope,
         aggregate="log_mean_exp",
         diagonal=True,
         distances=True,
@@ -232,6 +308,7 @@ _ROWS = [
         source=PAPER,
         transform=unit_tokens,
         pair=acute_angle_squared,
+        slope=acute_angle_squared_slope,
     ),
     Formulation(
         name="decorrelation",
@@ -239,6 +316,8 @@ _ROWS = [
         source=PAPER,
         transform=standardised_features,
         pair=square,
+        slope=square_slope,
+        curvature=square_curvature,
         features=True,
     ),
     Formulation(
@@ -247,6 +326,8 @@ _ROWS = [
         source="the code of the paper's authors, where it stands for decorrelation",
         transform=standardised_tokens,
         pair=square,
+        slope=square_slope,
+        curvature=square_curvature,
     ),
     Formulation(
         name="infonce_cosine",
@@ -254,6 +335,9 @@ _ROWS = [
         source=WANG_HE,
         transform=unit_tokens,
         pair=scaled,
+        slope=scaled_slope,
+        logit_bounds=scaled_bounds,
+        curvature=zero,
         aggregate="log_mean_exp",
         diagonal=True,
     ),
@@ -263,6 +347,7 @@ _ROWS = [
         source=WANG_HE,
         transform=centred_tokens,
         pair=negative_squared_distance,
+        slope=negative_squared_distance_slope,
         aggregate="log_mean_exp",
         diagonal=True,
         distances=True,
@@ -273,6 +358,7 @@ _ROWS = [
         source=WANG_HE,
         transform=unit_tokens,
         pair=hinge_squared,
+        slope=hinge_squared_slope,
         diagonal=True,
     ),
     Formulation(
@@ -288,6 +374,8 @@ _ROWS = [
         source=WANG_HE,
         transform=standardised_features,
         pair=square,
+        slope=square_slope,
+        curvature=square_curvature,
         aggregate="sum",
         diagonal=True,
         features=True,
@@ -298,6 +386,9 @@ _ROWS = [
         source="Wang & Isola 2020, arXiv 2005.10242",
         transform=unit_tokens,
         pair=twice_negative_squared_distance,
+        slope=twice_negative_squared_distance_slope,
+        logit_bounds=twice_negative_squared_distance_bounds,
+        curvature=zero,
         aggregate="log_mean_exp",
         distances=True,
     ),
@@ -307,6 +398,8 @@ _ROWS = [
         source="Benedetto & Fickus 2003, Finite normalized tight frames",
         transform=unit_tokens,
         pair=square,
+        slope=square_slope,
+        curvature=square_curvature,
     ),
     Formulation(
         name="effective_rank",
@@ -314,6 +407,8 @@ _ROWS = [
         source="decondense; the Renyi-2 effective rank of the second moment, negative and in logarithm",
         transform=unit_tokens,
         pair=square,
+        slope=square_slope,
+        curvature=square_curvature,
         aggregate="log_mean",
         diagonal=True,
     ),

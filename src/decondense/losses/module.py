@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from decondense.errors import UserError, choose
-from decondense.losses.engine import eager
+from decondense.losses.blocked import blocked
+from decondense.losses.engine import eager, penalty
 from decondense.losses.formulations import FORMULATIONS, Formulation, Settings
 from decondense.losses.pairs import Pairs, Partition, Subset, form_groups
 from decondense.shapes import Float, Int
 from decondense.sums import Sequences, find_sequences, sum_by_sequence
 
-ENGINES = ("auto", "eager")
+ENGINES = ("auto", "eager", "blocked")
 
 
 class DispersionLoss(nn.Module):
@@ -31,7 +32,8 @@ class DispersionLoss(nn.Module):
         epsilon: added to the norm that a vector is divided by; >= 0.
         margin: of `hinge_cosine`.
         pairs: `"all"`, `Partition(size)` or `Subset(size)`.
-        engine: `"auto"` or `"eager"`.
+        engine: `"blocked"` goes over blocks of pairs and keeps none; `"eager"` holds all pairs, is the definition, and can be differentiated
+            twice; `"auto"` is blocked where the formulation is a sum over pairs, else eager.
 
     Raises:
         UserError: (a ValueError) an unknown name, or a number outside its range.
@@ -75,6 +77,8 @@ class DispersionLoss(nn.Module):
         self.settings = Settings(temperature, clamp, epsilon, margin)
         self.pairs = pairs
         self.engine = choose("engine", engine, ENGINES)
+        if engine == "blocked" and formulation.slope is None:
+            raise UserError(f"engine='blocked': {formulation.name} is no sum over pairs with a known slope; use 'auto' or 'eager'")
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     def forward(
@@ -114,32 +118,45 @@ class DispersionLoss(nn.Module):
     ) -> tuple[Float[Tensor, " sequences"], Int[Tensor, " sequences"]]:
         """Value and number of real tokens of each sequence: the rows, or the documents in row order. Arguments as in `forward`."""
         check_input(hidden, mask, documents)
-        valid = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device) if mask is None else mask != 0
-        sequences = find_sequences(valid, documents)
-        return self.of_sequences(hidden, sequences, documents is not None, step, layer), sequences.tokens
+        sequences = find_sequences(hidden.shape[:2], hidden.device, mask, documents)
+        return self.of_sequences(hidden, sequences, step, layer), sequences.tokens
 
     def of_sequences(
         self,
         hidden: Float[Tensor, "batch length features"],
         sequences: Sequences,
-        packed: bool,
         step: int | Tensor | None = None,
         layer: int = 0,
+        recompute: bool = False,
     ) -> Float[Tensor, " sequences"]:
-        """Values of sequences that were found before (`sums.find_sequences`): once for all layers of a model."""
-        if hidden.dtype in (torch.bfloat16, torch.float16):
-            hidden = hidden.float()
+        """Values of sequences that were found before (`sums.find_sequences`): once for all layers of a model.
+
+        With `recompute` the blocked engine keeps nothing between forward and backward pass, and goes over the pairs in both.
+        """
         # Autocast would take the inner products back to half precision.
         with torch.autocast(hidden.device.type, enabled=False):
-            groups = form_groups(hidden, sequences, packed, self.pairs, self.step if step is None else step, layer)
-            values = eager(groups, self.formulation, self.settings)
-        broken = (~hidden.detach().isfinite()).any(dim=-1) & sequences.valid
+            grouping = form_groups(sequences, self.pairs, self.step if step is None else step, layer)
+            row = self.formulation
+            if self.engine == "eager" or row.slope is None:
+                values = eager(_at_least_float32(hidden), grouping, row, self.settings)
+            else:
+                values = blocked(hidden, grouping, row, self.settings, recompute)
+            if row.penalty is not None:
+                values = values + penalty(_at_least_float32(hidden), grouping, row.penalty)
+        values = torch.where(sequences.tokens >= 2, values, 0.0)
+        broken = (~hidden.detach().isfinite()).any(dim=-1)
+        if sequences.valid is not None:
+            broken = broken & sequences.valid
         poisoned = sum_by_sequence(broken.reshape(-1).long(), sequences.index.reshape(-1), len(values)) > 0
         return values.masked_fill(poisoned, math.nan)
 
     def extra_repr(self) -> str:
         numbers = ", ".join(f"{name}={value}" for name, value in vars(self.settings).items())
         return f"{self.formulation.name!r}, {numbers}, pairs={self.pairs!r}, engine={self.engine!r}"
+
+
+def _at_least_float32(hidden: Tensor) -> Tensor:
+    return hidden.to(torch.promote_types(hidden.dtype, torch.float32))
 
 
 def mean_over_sequences(values: Float[Tensor, " sequences"], tokens: Int[Tensor, " sequences"]) -> Float[Tensor, ""]:

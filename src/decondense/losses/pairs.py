@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,66 +50,78 @@ class Subset:
 Pairs = Partition | Subset | str
 
 
-class Groups(NamedTuple):
-    """Tokens whose pairs are summed together.
+@dataclass(frozen=True)
+class Grouping:
+    """Which tokens are summed together: the pairs of a group are all pairs of its tokens.
 
     Attributes:
-        tokens: [groups, size, features], zero where not valid.
-        valid: [groups, size] bool.
+        index: [groups, size] int64, the place of each token in the flattened batch; None where the groups are the rows as they are.
+        valid: [groups, size] bool, false where there is no token; None where there is one everywhere.
         sequence: [groups] int64, the sequence that each group belongs to.
-        tokens_of_sequence: [sequences] int64, the tokens that the groups of a sequence stand for.
+        tokens: [sequences] int64, the tokens that the groups of a sequence stand for.
     """
 
-    tokens: Float[Tensor, "groups size features"]
-    valid: Bool[Tensor, "groups size"]
+    index: Int[Tensor, "groups size"] | None
+    valid: Bool[Tensor, "groups size"] | None
     sequence: Int[Tensor, " groups"]
-    tokens_of_sequence: Int[Tensor, " sequences"]
+    tokens: Int[Tensor, " sequences"]
+
+    @property
+    def whole(self) -> bool:
+        """Whether each sequence is one group."""
+        return len(self.sequence) == len(self.tokens)
+
+    def gather(
+        self, hidden: Float[Tensor, "batch length features"], groups: slice = slice(None)
+    ) -> Float[Tensor, "groups size features"]:
+        """The tokens of the groups, zero where there is none; `hidden` itself where nothing has to move."""
+        if self.index is None:
+            tokens = hidden[groups]
+        else:
+            tokens = hidden.reshape(-1, hidden.shape[-1])[self.index[groups]]
+        return tokens if self.valid is None else tokens.masked_fill(~self.valid[groups][..., None], 0.0)
 
 
-def form_groups(
-    hidden: Float[Tensor, "batch length features"],
-    sequences: Sequences,
-    packed: bool,
-    pairs: Pairs,
-    step: int | Tensor,
-    layer: int,
-) -> Groups:
+def form_groups(sequences: Sequences, pairs: Pairs, step: int | Tensor, layer: int) -> Grouping:
     """Bring the tokens of each sequence together: all of them, a random partition, or a random subset.
 
-    `packed` says that a row may hold several sequences (documents). Without it all sizes follow from the shapes alone, so that nothing waits for a GPU.
+    Where rows are not packed all sizes follow from the shapes alone, so that nothing waits for a GPU.
     """
-    batch, length, features = hidden.shape
-    count, device = sequences.tokens, hidden.device
-    if pairs == "all" and not packed:
-        tokens = hidden.masked_fill(~sequences.valid[..., None], 0.0)
-        return Groups(tokens, sequences.valid, torch.arange(batch, device=device), count)
+    batch, length = sequences.index.shape
+    count, device = sequences.tokens, sequences.index.device
+    if pairs == "all" and not sequences.packed:
+        return Grouping(None, sequences.valid, torch.arange(batch, device=device), count)
 
-    longest = max(int(count.max()), 1) if packed and len(count) else length
+    longest = max(int(count.max()), 1) if sequences.packed and len(count) else length
     size = longest if isinstance(pairs, str) else min(pairs.size, longest)
     groups_of = -(-count // size) if isinstance(pairs, Partition) else torch.ones_like(count)
-    if packed:
+    full = False
+    if sequences.packed:
         total = int(groups_of.sum())
         first_group = torch.cumsum(groups_of, 0) - groups_of
         owner = torch.repeat_interleave(torch.arange(len(count), device=device), groups_of, output_size=total)
     else:
         room = -(-length // size) if isinstance(pairs, Partition) else 1
+        size = -(-length // room) if isinstance(pairs, Partition) else size
+        full = sequences.valid is None and (isinstance(pairs, Subset) or room * size == length)
         total = batch * room
         first_group = torch.arange(batch, device=device) * room
         owner = torch.arange(total, device=device) // room
 
     keys = None if isinstance(pairs, str) else random_keys(batch * length, pairs.seed, step, layer, device)
     token, sequence, rank = _rank_in_sequence(sequences, keys)
-    slot = rank // groups_of[sequence].clamp(min=1)
-    group = first_group[sequence] + rank % groups_of[sequence].clamp(min=1)
+    parts = groups_of[sequence].clamp(min=1)
+    slot, group = rank // parts, first_group[sequence] + rank % parts
     # What is not taken (padding, tokens outside a subset) goes to one place past the end, which is cut off.
-    taken = sequences.valid.reshape(-1)[token] & (slot < size)
+    taken = slot < size
+    if sequences.valid is not None:
+        taken = taken & sequences.valid.reshape(-1)[token]
     place = torch.where(taken, group * size + slot, total * size)
     index = torch.zeros(total * size + 1, dtype=torch.int64, device=device).scatter(0, place, token)[:-1]
     valid = torch.zeros(total * size + 1, dtype=torch.bool, device=device).scatter(0, place, taken)[:-1]
-    tokens = hidden.reshape(batch * length, features)[index].masked_fill(~valid[:, None], 0.0)
     if isinstance(pairs, Subset):
         count = count.clamp(max=size)
-    return Groups(tokens.view(total, size, features), valid.view(total, size), owner, count)
+    return Grouping(index.view(total, size), None if full else valid.view(total, size), owner, count)
 
 
 def _rank_in_sequence(
@@ -118,7 +129,8 @@ def _rank_in_sequence(
 ) -> tuple[Int[Tensor, " tokens"], Int[Tensor, " tokens"], Int[Tensor, " tokens"]]:
     """Order tokens by (sequence, key), padding last: token numbers, their sequences, and their rank in the sequence."""
     count = len(sequences.tokens)
-    order = torch.where(sequences.valid, sequences.index, count).reshape(-1)
+    order = sequences.index if sequences.valid is None else torch.where(sequences.valid, sequences.index, count)
+    order = order.reshape(-1)
     if keys is not None:
         order = (order << 32) | keys
     token = torch.argsort(order, stable=True)

@@ -65,7 +65,7 @@ def write_page(path: Path, title: str, sections: Sequence[Section], subtitle: st
     Raises:
         UserError: where there is no section.
 
-    A page is about 5 MB, nearly all of it plotly's script.
+    A page with plots is about 5 MB, nearly all of it plotly's script.
     """
     if not sections:
         raise UserError("a page needs at least one section")
@@ -79,21 +79,22 @@ def write_page(path: Path, title: str, sections: Sequence[Section], subtitle: st
         lstrip_blocks=True,
     )
     environment.filters["identity"] = id
-    # A browser hashes a script after turning every line end into \n, so the hash is taken of that form.
-    library = require("plotly.offline", extra="report").get_plotlyjs().replace("\r\n", "\n")
-    behaviour = (TEMPLATES / "page.js").read_text(encoding="utf-8")
-    # A plot on the page and its figure in the JSON know each other by this number.
     panels = [panel for section in sections for panel in _panels(section.blocks)]
+    scripts = [(TEMPLATES / "page.js").read_text(encoding="utf-8")]
+    if panels:
+        # A browser hashes a script after turning every line end into \n, so that is the form to write and to hash.
+        scripts.insert(0, require("plotly.offline", extra="report").get_plotlyjs().replace("\r\n", "\n"))
     text = environment.get_template("page.html.jinja").render(
         title=title,
         subtitle=subtitle,
         sections=sections,
+        # A plot on the page and its figure in the JSON know each other by this number.
         numbers={id(panel): index for index, panel in enumerate(panels)},
         figures=[{"figure": panel.figure, "dark": panel.dark} for panel in panels],
         themes=style.THEMES,
         css=markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
-        scripts=[markup(library), markup(behaviour)],
-        hashes=[_hash(library), _hash(behaviour)],
+        scripts=[markup(script) for script in scripts],
+        hashes=[_hash(script) for script in scripts],
     )
     write_text(path, text)
     return path

@@ -227,8 +227,8 @@ def _dash(pattern: tuple[float, ...]) -> str:
 
 
 def _text(text: str) -> str:
-    """Plotly reads tags in text, and %{...} in hover templates: what comes from data must be neither."""
-    return html.escape(text, quote=False).replace("%", "&#37;")
+    """Plotly reads tags in text, $...$ as mathematics, %{...} in hover templates: what comes from data must be none."""
+    return html.escape(text, quote=False).replace("%", "&#37;").replace("$", "&#36;")
 
 
 def _plain(figure: Any) -> dict[str, Any]:

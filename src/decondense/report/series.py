@@ -53,7 +53,8 @@ class Measured(Protocol):
 class Series:
     """One line of a plot: `y` [points] over `x` [points], with an interval from `low` to `high` where both are given.
 
-    Raises `UserError` where lengths differ, no point is given, or `x` does not rise. NaN in `y` leaves a gap.
+    Raises `UserError` where lengths differ, no point is given, or `x` does not rise. NaN or None in `y`,
+    `low` or `high` leaves a gap.
 
     >>> Series("dispersion", [0, 100], [900, 94.5]).y
     array([900. ,  94.5])
@@ -61,9 +62,9 @@ class Series:
 
     name: str
     x: ArrayLike
-    y: ArrayLike
-    low: ArrayLike | None = None
-    high: ArrayLike | None = None
+    y: ArrayLike | Sequence[float | None]
+    low: ArrayLike | Sequence[float | None] | None = None
+    high: ArrayLike | Sequence[float | None] | None = None
     points: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -201,7 +202,7 @@ def prepare_heatmaps(results: Sequence[Measured], titles: Sequence[str], kind: s
     return panels
 
 
-def finite(values: ArrayLike | None) -> NDArray[numpy.float64]:
+def finite(values: ArrayLike | Sequence[float | None] | None) -> NDArray[numpy.float64]:
     """Return `values` with NaN, which leaves a gap, for infinities: the perplexity of a diverged arm has no place.
 
     >>> finite([1, float("inf")])
@@ -245,7 +246,7 @@ def check_trajectories(arms: Sequence[Trajectory]) -> None:
             raise UserError(f"trajectory {arm.name!r}: not one mean cosine is a number")
 
 
-def _row(values: ArrayLike, what: str) -> NDArray[numpy.float64]:
+def _row(values: ArrayLike | Sequence[float | None], what: str) -> NDArray[numpy.float64]:
     row = numpy.asarray(values, dtype=numpy.float64)
     if row.ndim != 1 or len(row) == 0:
         raise UserError(f"{what}: a row of numbers expected, given shape {list(row.shape)}")

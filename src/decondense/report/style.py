@@ -90,14 +90,15 @@ def line_styles(names: Sequence[str]) -> list[LineStyle]:
     >>> [style.light for style in line_styles(["effective_rank", "mine"])]
     ['#d55e00', '#000000']
     """
-    taken = {RESERVED[name] for name in names if name in RESERVED}
+    keys = [name.replace(" ", "_") for name in names]  # "effective rank" is `effective_rank` as `label` writes it
+    taken = {RESERVED[key] for key in keys if key in RESERVED}
     free = [index for index in range(len(PALETTE)) if index not in taken] or list(range(len(PALETTE)))
     styles: dict[str, LineStyle] = {}
-    for name in names:
-        if name not in styles:
+    for key in keys:
+        if key not in styles:
             unknown = sum(known not in RESERVED for known in styles)
-            styles[name] = PALETTE[RESERVED.get(name, free[unknown % len(free)])]
-    return [styles[name] for name in names]
+            styles[key] = PALETTE[RESERVED.get(key, free[unknown % len(free)])]
+    return [styles[key] for key in keys]
 
 
 def label(name: str) -> str:

@@ -97,15 +97,16 @@ def _paragraphs() -> list[str]:
 def _load_from_hub(name: str, field: str | None) -> Records:
     repository, configuration, usual_field = HUB[name]
     datasets = require("datasets", extra="hf")
-    with _quiet(datasets), hub.asked_once():
+    with _quiet(datasets), hub.asked_once() as there:
         try:
             rows = datasets.load_dataset(repository, configuration, split="train")
         except (*hub.failures(), datasets.exceptions.DatasetsError) as error:
             first, *_ = str(error).strip().splitlines() or [type(error).__name__]
-            folder = f", a folder here as ./{name}" if Path(name).exists() else ""
+            reason = hub.refusal(error) or (first if there else hub.UNREACHABLE)
+            folder = f" (./{name} is what is here)" if Path(name).exists() else ""
             raise UserError(
-                f"texts {name!r} ({repository}): {hub.refusal(error) or first}; --texts PATH reads local "
-                f"files{folder}, --texts embedded needs neither"
+                f"texts {name!r} ({repository}): {reason}; --texts PATH reads local files{folder}, --texts embedded "
+                "needs neither"
             ) from error
     chosen = field or usual_field
     if chosen not in rows.column_names:

@@ -32,7 +32,7 @@ def train(texts: Iterable[str], vocabulary_size: int = 1024) -> Any:
     """
     if vocabulary_size < SMALLEST_VOCABULARY:
         raise UserError(
-            f"vocabulary_size={vocabulary_size}: at least {SMALLEST_VOCABULARY}, the 256 bytes and the end-of-text token"
+            f"vocabulary_size={vocabulary_size}: at least {SMALLEST_VOCABULARY}, 256 bytes and the end-of-text token"
         )
     given = list(texts)
     if not any(text.strip() for text in given):

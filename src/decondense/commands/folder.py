@@ -1,0 +1,58 @@
+"""The folder of a run over models in; what is finished there, and results written, out. Knows no measurement.
+
+`results.json` is `{"kind", "version", "config", "models": [{"model", ...}]}`, written anew after each model, so that it
+always tells what is finished; the folder's `run.json` tells whose run it is (`decondense.files.claim_folder`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from decondense import __version__
+from decondense.errors import UserError
+from decondense.files import claim_folder, write_json
+
+RESULTS = "results.json"
+CLAIM = "run.json"
+
+
+@contextmanager
+def claimed(folder: Path, kind: str, config: Mapping[str, Any]) -> Iterator[None]:
+    """Make the folder and claim it for this run; where the block fails with nothing finished, no trace is left.
+
+    Raises `UserError` where the folder cannot be written to or belongs to something else.
+    """
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    ours = False
+    try:
+        claim_folder(folder, {"kind": kind, "version": __version__, **config})
+        ours = True
+        yield
+    except BaseException:
+        if ours and [entry.name for entry in folder.iterdir()] == [CLAIM]:
+            (folder / CLAIM).unlink()
+        for one in made:
+            if one.is_dir() and not any(one.iterdir()):
+                one.rmdir()
+        raise
+
+
+def read_finished(folder: Path) -> dict[str, dict[str, Any]]:
+    """The entries of "models" in the folder's results, by model; none where there are no results yet."""
+    path = folder / RESULTS
+    if not path.is_file():
+        return {}
+    try:
+        return {entry["model"]: entry for entry in json.loads(path.read_text(encoding="utf-8"))["models"]}
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{path} is damaged: give another --out, or remove it to measure all again") from error
+
+
+def write_finished(folder: Path, kind: str, config: Mapping[str, Any], finished: Mapping[str, dict[str, Any]]) -> None:
+    """Write the results of the models that are finished, in the order of `config["models"]`."""
+    models = [finished[name] for name in config["models"] if name in finished]
+    write_json(folder / RESULTS, {"kind": kind, "version": __version__, "config": dict(config), "models": models})

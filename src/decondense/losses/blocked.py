@@ -1,0 +1,316 @@
+"""The eager engine's values and gradients by one pass over blocks of pairs: memory O(batch length features), no matrix of pairs is kept.
+
+Of the pairs of a group only sum phi(c_ij) and, for the gradient, sum_j phi'(c_ij) u_j are needed. The matrix of pairs is symmetric: a block off the
+diagonal is computed once and serves its rows and its columns. Knows rows of the table and groups of tokens, no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from decondense.losses.formulations import Formulation, Settings, standardised_tokens, unit_tokens
+from decondense.losses.pairs import Grouping
+from decondense.shapes import Bool, Float, Int
+from decondense.sums import sum_by_sequence
+
+# Transforms of each token by itself: their backward pass can go through the tokens in pieces.
+TOKENWISE = (unit_tokens, standardised_tokens)
+# Logits that differ by less than this keep their exponentials, and sums of them, inside float32.
+SAFE_RANGE = 60.0
+# Pairs in one block: its few buffers of float32 stay in a processor's cache; on a GPU a kernel is long enough to be worth its start.
+BLOCK_OF = {"cpu": 256, "cuda": 2048}
+PAIRS_AT_ONCE = {"cpu": 256 * 256, "cuda": 16 * 2048 * 2048}
+
+
+@dataclass(frozen=True)
+class Call:
+    """All of a call that has no gradient: the row, its settings, the groups, and whether the backward pass goes over the pairs again."""
+
+    row: Formulation
+    settings: Settings
+    grouping: Grouping
+    recompute: bool
+
+
+def blocked(
+    hidden: Float[Tensor, "batch length features"],
+    grouping: Grouping,
+    row: Formulation,
+    settings: Settings,
+    recompute: bool = False,
+) -> Float[Tensor, " sequences"]:
+    """Value of each sequence of a row that is a sum over pairs, as `engine.eager` defines it.
+
+    With `recompute` nothing but `hidden` lives until the backward pass, which goes over the pairs once more. Without it the gradient is computed
+    along with the value and kept; it is as large as `hidden`, in float32. The result can be differentiated once.
+    """
+    value: Tensor = _Blocked.apply(hidden, Call(row, settings, grouping, recompute))
+    return value
+
+
+class _Blocked(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, call: Call) -> Tensor:
+        shift = _find_shift(hidden, call)
+        keep = bool(ctx.needs_input_grad[0]) and not call.recompute
+        total, gradient = _go_over_pairs(hidden, call, shift, keep)
+        value, coefficient = _aggregate(total, shift, hidden, call)
+        ctx.call = call
+        ctx.save_for_backward(hidden, shift, coefficient, gradient)
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
+        hidden, shift, coefficient, gradient = ctx.saved_tensors
+        weights = upstream[0] * coefficient
+        if gradient is None:
+            _, gradient = _go_over_pairs(hidden, ctx.call, shift, True)
+        else:
+            gradient = gradient.clone()
+        assert gradient is not None, "a gradient was asked for"
+        _scale(gradient, weights, ctx.call.grouping)
+        return gradient.to(hidden.dtype), None
+
+
+def _find_shift(hidden: Tensor, call: Call) -> Float[Tensor, " sequences"]:
+    """A number near the largest logit of each sequence, subtracted before `exp`; 0 where the row takes no exponential."""
+    sequences = len(call.grouping.tokens)
+    dtype = torch.promote_types(hidden.dtype, torch.float32)
+    zero = torch.zeros(sequences, dtype=dtype, device=hidden.device)
+    if call.row.aggregate != "log_mean_exp":
+        return zero
+    bounds = call.row.logit_bounds
+    if bounds is not None:
+        low, high = bounds(call.settings)
+        if high - low <= SAFE_RANGE:
+            return zero + high
+    if call.row.distances and call.row.diagonal:
+        return zero  # a token's distance to itself has the largest logit of all
+    # Unbounded, or a temperature so low that exponentials vanish: one more pass for the largest logit.
+    largest = torch.full_like(zero, torch.finfo(dtype).min)
+    for groups, vectors, valid in _chunks(hidden, call):
+        found = torch.full((len(vectors),), torch.finfo(dtype).min, dtype=dtype, device=hidden.device)
+        for _, _, arguments, outside in _blocks(vectors, valid, call.row.distances):
+            logits = call.row.pair(arguments, call.settings)  # type: ignore[misc]
+            if outside is not None:
+                logits = logits.masked_fill(outside, torch.finfo(dtype).min)
+            found = torch.maximum(found, logits.amax(dim=(1, 2)))
+        largest = largest.scatter_reduce(0, call.grouping.sequence[groups], found, "amax")
+    return largest.masked_fill(largest == torch.finfo(dtype).min, 0.0)
+
+
+def _go_over_pairs(
+    hidden: Float[Tensor, "batch length features"], call: Call, shift: Float[Tensor, " sequences"], want_gradient: bool
+) -> tuple[Float[Tensor, " sequences"], Float[Tensor, "batch length features"] | None]:
+    """Sum over the pairs of each sequence, scaled to all its pairs, and (where wanted) the gradient of these sums by `hidden`."""
+    row, settings, grouping = call.row, call.settings, call.grouping
+    exponential = row.aggregate == "log_mean_exp"
+    scale = _scale_to_all_pairs(call, shift.dtype)
+    totals = torch.zeros(len(shift), dtype=torch.float64, device=_exact_device(hidden.device))
+    gradient = torch.zeros(hidden.shape, dtype=shift.dtype, device=hidden.device) if want_gradient else None
+    for groups, vectors, valid in _chunks(hidden, call):
+        owner = grouping.sequence[groups]
+        level = shift[owner][:, None, None]
+        in_place = gradient is not None and grouping.index is None and not row.features
+        pull = (gradient[groups] if in_place and gradient is not None else torch.zeros_like(vectors)) if want_gradient else None
+        slopes = torch.zeros(vectors.shape[:2], dtype=vectors.dtype, device=vectors.device) if row.distances else None
+        total = torch.zeros(len(vectors), dtype=torch.float64, device=totals.device)
+        for rows, columns, arguments, outside in _blocks(vectors, valid, row.distances):
+            times = 1 if rows == columns else 2
+            values = row.pair(arguments, settings)  # type: ignore[misc]
+            if exponential:
+                values = values.sub_(level).exp_()
+            if outside is not None:
+                values.masked_fill_(outside, 0.0)
+            total += times * values.sum(dim=(1, 2)).to(total)
+            if pull is None:
+                continue
+            slope = row.slope(arguments, settings)  # type: ignore[misc]
+            if exponential:
+                slope.mul_(values)
+            elif outside is not None:
+                slope.masked_fill_(outside, 0.0)
+            pull[:, rows].baddbmm_(slope, vectors[:, columns])
+            if slopes is not None:
+                slopes[:, rows] += slope.sum(dim=2)
+            if times == 2:
+                pull[:, columns].baddbmm_(slope.mT, vectors[:, rows])
+                if slopes is not None:
+                    slopes[:, columns] += slope.sum(dim=1)
+        factor = scale[owner][:, None, None]
+        if pull is not None:
+            if slopes is not None:
+                # d_ij^2 = ||u_i||^2 + ||u_j||^2 - 2 c_ij: its gradient by u_i is 2 (u_i - u_j).
+                pull.neg_().addcmul_(slopes[..., None], vectors).mul_(4 * factor)
+            else:
+                pull.mul_(2 * factor)
+        total *= scale[owner].to(total)
+        if row.diagonal:
+            total += _add_diagonal(vectors, valid, call, level, pull).to(total)
+        totals.index_add_(0, owner.to(totals.device), total)
+        if pull is not None and gradient is not None:
+            _pull_back(hidden, pull, groups, call)
+            if not in_place:
+                _put_back(gradient, pull, groups, call)
+    return totals.to(shift), gradient
+
+
+def _blocks(
+    vectors: Float[Tensor, "groups items width"], valid: Bool[Tensor, "groups items"] | None, distances: bool
+) -> Iterator[tuple[slice, slice, Float[Tensor, "groups rows columns"], Bool[Tensor, "..."] | None]]:
+    """Blocks on and above the diagonal of the matrix of pairs: rows, columns, inner products (or squared distances), and what is no pair there."""
+    items = vectors.shape[1]
+    size = _block_size(vectors.device, items)
+    squares = vectors.square().sum(dim=-1) if distances else None
+    for start in range(0, items, size):
+        rows = slice(start, min(start + size, items))
+        for other in range(start, items, size):
+            columns = slice(other, min(other + size, items))
+            arguments = torch.bmm(vectors[:, rows], vectors[:, columns].mT)
+            if squares is not None:
+                arguments.mul_(-2).add_(squares[:, rows, None]).add_(squares[:, None, columns]).clamp_(min=0)
+            outside = None
+            if start == other:
+                outside = torch.eye(arguments.shape[1], dtype=torch.bool, device=vectors.device)[None]
+            if valid is not None:
+                padding = ~(valid[:, rows, None] & valid[:, None, columns])
+                outside = padding if outside is None else padding | outside
+            yield rows, columns, arguments, outside
+
+
+def _chunks(
+    hidden: Tensor, call: Call
+) -> Iterator[tuple[slice, Float[Tensor, "groups items width"], Bool[Tensor, "groups items"] | None]]:
+    """Groups in portions whose blocks of pairs are of one size: their places, transformed vectors, and which of these are real."""
+    grouping = call.grouping
+    items = hidden.shape[2] if call.row.features else _group_size(hidden, grouping)
+    size = _block_size(hidden.device, items)
+    portion = max(1, PAIRS_AT_ONCE.get(hidden.device.type, PAIRS_AT_ONCE["cpu"]) // (size * size))
+    for start in range(0, len(grouping.sequence), portion):
+        groups = slice(start, min(start + portion, len(grouping.sequence)))
+        tokens, valid = _tokens(hidden, groups, grouping)
+        with torch.no_grad():
+            vectors = call.row.transform(tokens, _all_if_none(valid, tokens), call.settings)
+        yield groups, vectors, None if call.row.features else valid
+
+
+def _tokens(hidden: Tensor, groups: slice, grouping: Grouping) -> tuple[Tensor, Tensor | None]:
+    tokens = grouping.gather(hidden.detach(), groups)
+    tokens = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
+    return tokens, None if grouping.valid is None else grouping.valid[groups]
+
+
+def _add_diagonal(
+    vectors: Tensor, valid: Tensor | None, call: Call, level: Tensor, pull: Tensor | None
+) -> Float[Tensor, " groups"]:
+    """Sum over the pairs of a token with itself; their gradient is added to `pull`."""
+    row, settings = call.row, call.settings
+    arguments = vectors.square().sum(dim=-1)
+    if row.distances:
+        arguments = torch.zeros_like(arguments)
+    values = row.pair(arguments, settings)  # type: ignore[misc]
+    slope = row.slope(arguments, settings)  # type: ignore[misc]
+    if row.aggregate == "log_mean_exp":
+        values = (values - level[:, :, 0]).exp()
+        slope = slope * values
+    if valid is not None:
+        values, slope = values * valid, slope * valid
+    if pull is not None and not row.distances:
+        pull.addcmul_(2 * slope[..., None], vectors)
+    return values.sum(dim=1)
+
+
+def _pull_back(hidden: Tensor, pull: Float[Tensor, "groups items width"], groups: slice, call: Call) -> None:
+    """Turn, in place, the gradient by the vectors of some groups into that by their tokens: the transform's backward pass."""
+    tokens, valid = _tokens(hidden, groups, call.grouping)
+    real = _all_if_none(valid, tokens)
+    length = tokens.shape[1]
+    piece = BLOCK_OF["cpu"] if call.row.transform in TOKENWISE else length
+    for start in range(0, length, piece):
+        places = slice(start, min(start + piece, length))
+        with torch.enable_grad():
+            part = tokens[:, places].detach().requires_grad_()
+            vectors = call.row.transform(part, real[:, places], call.settings)
+        upstream = pull if call.row.features else pull[:, places]
+        (found,) = torch.autograd.grad(vectors, part, upstream)
+        if valid is not None:
+            found = found.masked_fill(~valid[:, places, None], 0.0)
+        if call.row.features:
+            pull.resize_(found.shape)
+        pull[:, places] = found
+
+
+def _put_back(gradient: Tensor, pull: Tensor, groups: slice, call: Call) -> None:
+    """Add the gradient by the tokens of some groups to that by the batch."""
+    if call.grouping.index is None:
+        gradient[groups] = pull
+    else:
+        gradient.view(-1, gradient.shape[-1]).index_add_(0, call.grouping.index[groups].reshape(-1), pull.reshape(-1, pull.shape[-1]))
+
+
+def _scale(gradient: Tensor, weights: Float[Tensor, " sequences"], grouping: Grouping) -> None:
+    """Multiply, in place, the gradient by each token with the weight of its sequence."""
+    if grouping.index is None:
+        gradient.mul_(weights[grouping.sequence][:, None, None])
+        return
+    of_slot = weights[grouping.sequence][:, None].expand(grouping.index.shape)
+    if grouping.valid is not None:
+        of_slot = of_slot.masked_fill(~grouping.valid, 0.0)
+    of_token = torch.zeros(gradient.shape[:2].numel(), dtype=weights.dtype, device=weights.device)
+    of_token.index_add_(0, grouping.index.reshape(-1), of_slot.reshape(-1))
+    gradient.mul_(of_token.view(*gradient.shape[:2], 1))
+
+
+def _aggregate(total: Tensor, shift: Tensor, hidden: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+    """Value of each sequence from its sum over pairs, and the derivative of the one by the other."""
+    items = _items(hidden, call).to(total)
+    pairs = items * items if call.row.diagonal else items * (items - 1)
+    if call.row.aggregate == "sum":
+        return total, torch.ones_like(total)
+    if call.row.aggregate == "mean":
+        return total / pairs.clamp(min=1), 1 / pairs.clamp(min=1)
+    tiny = torch.finfo(total.dtype).tiny
+    mean = total / pairs.clamp(min=1)
+    value = mean.clamp(min=tiny).log() + shift
+    return value, torch.where(mean > tiny, 1 / total, 0.0)
+
+
+def _items(hidden: Tensor, call: Call) -> Int[Tensor, " sequences"]:
+    tokens = call.grouping.tokens
+    return torch.full_like(tokens, hidden.shape[2]) if call.row.features else tokens
+
+
+def _scale_to_all_pairs(call: Call, dtype: torch.dtype) -> Float[Tensor, " sequences"]:
+    """Pairs of each sequence over pairs inside its groups."""
+    grouping = call.grouping
+    count = len(grouping.tokens)
+    if grouping.whole:
+        return torch.ones(count, dtype=dtype, device=grouping.tokens.device)
+    assert grouping.index is not None, "a sequence of several groups has its tokens gathered"
+    size = torch.full_like(grouping.sequence, grouping.index.shape[1]) if grouping.valid is None else grouping.valid.sum(dim=1)
+    inside = sum_by_sequence(size * (size - 1), grouping.sequence, count)
+    return (grouping.tokens * (grouping.tokens - 1)).to(dtype) / inside.clamp(min=1)
+
+
+def _group_size(hidden: Tensor, grouping: Grouping) -> int:
+    return hidden.shape[1] if grouping.index is None else grouping.index.shape[1]
+
+
+def _block_size(device: torch.device, items: int) -> int:
+    return min(items, BLOCK_OF.get(device.type, BLOCK_OF["cpu"]))
+
+
+def _all_if_none(valid: Tensor | None, tokens: Tensor) -> Tensor:
+    return tokens.new_ones(tokens.shape[:2], dtype=torch.bool) if valid is None else valid
+
+
+def _exact_device(device: torch.device) -> torch.device:
+    # Apple's GPUs know no float64: the few sums of sequences are kept on the CPU there.
+    return torch.device("cpu") if device.type == "mps" else device
