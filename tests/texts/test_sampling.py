@@ -58,7 +58,7 @@ def test_starts_are_spread_over_the_records() -> None:
 
 
 def test_fewer_records_than_texts_give_fewer_texts_and_a_warning() -> None:
-    with pytest.warns(UserWarning, match="short has 2 records with text: so many texts are drawn, not 9"):
+    with pytest.warns(UserWarning, match="short has 2 records with text: as many texts are drawn, not 9"):
         texts = draw(Records("short", ["one", "", "two"]), count=9, seed=0, words=(2, 2))
     assert sorted(texts) == ["one\ntwo", "two\none"]
 

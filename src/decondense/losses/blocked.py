@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from decondense.losses.aggregate import aggregate, count_items
 from decondense.losses.formulations import Formulation, Settings, standardised_tokens, unit_tokens
 from decondense.losses.pairs import Grouping
 from decondense.shapes import Bool, Float, Int
@@ -29,13 +30,42 @@ PAIRS_AT_ONCE = {"cpu": 256 * 256, "cuda": 16 * 2048 * 2048}
 
 
 @dataclass(frozen=True)
+class Expansion:
+    """A Taylor expansion that is taken off the pair function of each sequence: phi(x) - (value + slope (x - at) + curvature (x - at)^2 / 2).
+
+    All [sequences]; under `log_mean_exp` phi is exp(logit - shift).
+    """
+
+    at: Float[Tensor, " sequences"]
+    value: Float[Tensor, " sequences"]
+    slope: Float[Tensor, " sequences"]
+    curvature: Float[Tensor, " sequences"]
+
+    def of_groups(self, owner: Int[Tensor, " groups"]) -> list[Float[Tensor, "groups 1 1"]]:
+        return [part[owner][:, None, None] for part in (self.at, self.value, self.slope, self.curvature)]
+
+
+@dataclass(frozen=True)
 class Call:
-    """All of a call that has no gradient: the row, its settings, the groups, and whether the backward pass goes over the pairs again."""
+    """All of a call that has no gradient.
+
+    Attributes:
+        row: the formulation.
+        settings: its numbers.
+        grouping: whose pairs are summed.
+        shift: [sequences], subtracted from logits before `exp`.
+        recompute: whether the backward pass goes over the pairs again, so that nothing is kept.
+        expansion: what is taken off each pair; None = nothing.
+        diagonal: whether the pairs of a token with itself are added.
+    """
 
     row: Formulation
     settings: Settings
     grouping: Grouping
+    shift: Float[Tensor, " sequences"]
     recompute: bool
+    expansion: Expansion | None
+    diagonal: bool
 
 
 def blocked(
@@ -50,74 +80,80 @@ def blocked(
     With `recompute` nothing but `hidden` lives until the backward pass, which goes over the pairs once more. Without it the gradient is computed
     along with the value and kept; it is as large as `hidden`, in float32. The result can be differentiated once.
     """
-    value: Tensor = _Blocked.apply(hidden, Call(row, settings, grouping, recompute))
-    return value
+    shift = _find_shift(hidden, grouping, row, settings)
+    total = sum_pairs(hidden, Call(row, settings, grouping, shift, recompute, None, row.diagonal))
+    return aggregate(total, count_items(grouping.tokens, hidden.shape[2], row), row, shift)
 
 
-class _Blocked(torch.autograd.Function):
+def sum_pairs(hidden: Float[Tensor, "batch length features"], call: Call) -> Float[Tensor, " sequences"]:
+    """Sum over the pairs of each sequence, pairs inside groups scaled to all pairs. Can be differentiated once."""
+    total: Tensor = _SumPairs.apply(hidden, call)
+    return total
+
+
+class _SumPairs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, call: Call) -> Tensor:
-        shift = _find_shift(hidden, call)
         keep = bool(ctx.needs_input_grad[0]) and not call.recompute
-        total, gradient = _go_over_pairs(hidden, call, shift, keep)
-        value, coefficient = _aggregate(total, shift, hidden, call)
+        total, gradient = _go_over_pairs(hidden, call, keep)
         ctx.call = call
-        ctx.save_for_backward(hidden, shift, coefficient, gradient)
-        return value
+        ctx.save_for_backward(hidden, gradient)
+        return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
-        hidden, shift, coefficient, gradient = ctx.saved_tensors
-        weights = upstream[0] * coefficient
+        hidden, gradient = ctx.saved_tensors
         if gradient is None:
-            _, gradient = _go_over_pairs(hidden, ctx.call, shift, True)
+            _, gradient = _go_over_pairs(hidden, ctx.call, True)
         else:
             gradient = gradient.clone()
         assert gradient is not None, "a gradient was asked for"
-        _scale(gradient, weights, ctx.call.grouping)
+        _scale(gradient, upstream[0], ctx.call.grouping)
         return gradient.to(hidden.dtype), None
 
 
-def _find_shift(hidden: Tensor, call: Call) -> Float[Tensor, " sequences"]:
+def _find_shift(
+    hidden: Tensor, grouping: Grouping, row: Formulation, settings: Settings
+) -> Float[Tensor, " sequences"]:
     """A number near the largest logit of each sequence, subtracted before `exp`; 0 where the row takes no exponential."""
-    sequences = len(call.grouping.tokens)
     dtype = torch.promote_types(hidden.dtype, torch.float32)
-    zero = torch.zeros(sequences, dtype=dtype, device=hidden.device)
-    if call.row.aggregate != "log_mean_exp":
+    zero = torch.zeros(len(grouping.tokens), dtype=dtype, device=hidden.device)
+    if row.aggregate != "log_mean_exp":
         return zero
-    bounds = call.row.logit_bounds
-    if bounds is not None:
-        low, high = bounds(call.settings)
+    if row.logit_bounds is not None:
+        low, high = row.logit_bounds(settings)
         if high - low <= SAFE_RANGE:
             return zero + high
-    if call.row.distances and call.row.diagonal:
+    if row.distances and row.diagonal:
         return zero  # a token's distance to itself has the largest logit of all
-    # Unbounded, or a temperature so low that exponentials vanish: one more pass for the largest logit.
-    largest = torch.full_like(zero, torch.finfo(dtype).min)
-    for groups, vectors, valid in _chunks(hidden, call):
-        found = torch.full((len(vectors),), torch.finfo(dtype).min, dtype=dtype, device=hidden.device)
-        for _, _, arguments, outside in _blocks(vectors, valid, call.row.distances):
-            logits = call.row.pair(arguments, call.settings)  # type: ignore[misc]
+    # Unbounded, or a temperature so low that exponentials vanish: one more pass, for the largest logit.
+    lowest = torch.finfo(dtype).min
+    largest = torch.full_like(zero, lowest)
+    for groups, vectors, valid in _chunks(hidden, grouping, row, settings):
+        found = torch.full((len(vectors),), lowest, dtype=dtype, device=hidden.device)
+        for _, _, arguments, outside in _blocks(vectors, valid, row.distances):
+            logits = row.pair(arguments, settings)  # type: ignore[misc]
             if outside is not None:
-                logits = logits.masked_fill(outside, torch.finfo(dtype).min)
+                logits = logits.masked_fill(outside, lowest)
             found = torch.maximum(found, logits.amax(dim=(1, 2)))
-        largest = largest.scatter_reduce(0, call.grouping.sequence[groups], found, "amax")
-    return largest.masked_fill(largest == torch.finfo(dtype).min, 0.0)
+        largest = largest.scatter_reduce(0, grouping.sequence[groups], found, "amax")
+    return largest.masked_fill(largest == lowest, 0.0)
 
 
 def _go_over_pairs(
-    hidden: Float[Tensor, "batch length features"], call: Call, shift: Float[Tensor, " sequences"], want_gradient: bool
+    hidden: Float[Tensor, "batch length features"], call: Call, want_gradient: bool
 ) -> tuple[Float[Tensor, " sequences"], Float[Tensor, "batch length features"] | None]:
     """Sum over the pairs of each sequence, scaled to all its pairs, and (where wanted) the gradient of these sums by `hidden`."""
-    row, settings, grouping = call.row, call.settings, call.grouping
+    row, settings, grouping, shift = call.row, call.settings, call.grouping, call.shift
     exponential = row.aggregate == "log_mean_exp"
     scale = _scale_to_all_pairs(call, shift.dtype)
     totals = torch.zeros(len(shift), dtype=torch.float64, device=_exact_device(hidden.device))
     gradient = torch.zeros(hidden.shape, dtype=shift.dtype, device=hidden.device) if want_gradient else None
-    for groups, vectors, valid in _chunks(hidden, call):
+    for groups, vectors, valid in _chunks(hidden, grouping, row, settings):
         owner = grouping.sequence[groups]
         level = shift[owner][:, None, None]
+        taken_off = None if call.expansion is None else call.expansion.of_groups(owner)
         in_place = gradient is not None and grouping.index is None and not row.features
         pull = (gradient[groups] if in_place and gradient is not None else torch.zeros_like(vectors)) if want_gradient else None
         slopes = torch.zeros(vectors.shape[:2], dtype=vectors.dtype, device=vectors.device) if row.distances else None
@@ -126,7 +162,11 @@ def _go_over_pairs(
             times = 1 if rows == columns else 2
             values = row.pair(arguments, settings)  # type: ignore[misc]
             if exponential:
-                values = values.sub_(level).exp_()
+                values = exponentials = values.sub_(level).exp_()
+            if taken_off is not None:
+                at, height, steepness, bend = taken_off
+                away = arguments - at
+                values = values - (height + steepness * away + 0.5 * bend * away.square())
             if outside is not None:
                 values.masked_fill_(outside, 0.0)
             total += times * values.sum(dim=(1, 2)).to(total)
@@ -134,8 +174,10 @@ def _go_over_pairs(
                 continue
             slope = row.slope(arguments, settings)  # type: ignore[misc]
             if exponential:
-                slope.mul_(values)
-            elif outside is not None:
+                slope.mul_(exponentials)
+            if taken_off is not None:
+                slope = slope - (steepness + bend * away)
+            if outside is not None:
                 slope.masked_fill_(outside, 0.0)
             pull[:, rows].baddbmm_(slope, vectors[:, columns])
             if slopes is not None:
@@ -152,7 +194,7 @@ def _go_over_pairs(
             else:
                 pull.mul_(2 * factor)
         total *= scale[owner].to(total)
-        if row.diagonal:
+        if call.diagonal:
             total += _add_diagonal(vectors, valid, call, level, pull).to(total)
         totals.index_add_(0, owner.to(totals.device), total)
         if pull is not None and gradient is not None:
@@ -186,19 +228,18 @@ def _blocks(
 
 
 def _chunks(
-    hidden: Tensor, call: Call
+    hidden: Tensor, grouping: Grouping, row: Formulation, settings: Settings
 ) -> Iterator[tuple[slice, Float[Tensor, "groups items width"], Bool[Tensor, "groups items"] | None]]:
     """Groups in portions whose blocks of pairs are of one size: their places, transformed vectors, and which of these are real."""
-    grouping = call.grouping
-    items = hidden.shape[2] if call.row.features else _group_size(hidden, grouping)
+    items = hidden.shape[2] if row.features else _group_size(hidden, grouping)
     size = _block_size(hidden.device, items)
     portion = max(1, PAIRS_AT_ONCE.get(hidden.device.type, PAIRS_AT_ONCE["cpu"]) // (size * size))
     for start in range(0, len(grouping.sequence), portion):
         groups = slice(start, min(start + portion, len(grouping.sequence)))
         tokens, valid = _tokens(hidden, groups, grouping)
         with torch.no_grad():
-            vectors = call.row.transform(tokens, _all_if_none(valid, tokens), call.settings)
-        yield groups, vectors, None if call.row.features else valid
+            vectors = row.transform(tokens, _all_if_none(valid, tokens), settings)
+        yield groups, vectors, None if row.features else valid
 
 
 def _tokens(hidden: Tensor, groups: slice, grouping: Grouping) -> tuple[Tensor, Tensor | None]:
@@ -266,25 +307,6 @@ def _scale(gradient: Tensor, weights: Float[Tensor, " sequences"], grouping: Gro
     of_token = torch.zeros(gradient.shape[:2].numel(), dtype=weights.dtype, device=weights.device)
     of_token.index_add_(0, grouping.index.reshape(-1), of_slot.reshape(-1))
     gradient.mul_(of_token.view(*gradient.shape[:2], 1))
-
-
-def _aggregate(total: Tensor, shift: Tensor, hidden: Tensor, call: Call) -> tuple[Tensor, Tensor]:
-    """Value of each sequence from its sum over pairs, and the derivative of the one by the other."""
-    items = _items(hidden, call).to(total)
-    pairs = items * items if call.row.diagonal else items * (items - 1)
-    if call.row.aggregate == "sum":
-        return total, torch.ones_like(total)
-    if call.row.aggregate == "mean":
-        return total / pairs.clamp(min=1), 1 / pairs.clamp(min=1)
-    tiny = torch.finfo(total.dtype).tiny
-    mean = total / pairs.clamp(min=1)
-    value = mean.clamp(min=tiny).log() + shift
-    return value, torch.where(mean > tiny, 1 / total, 0.0)
-
-
-def _items(hidden: Tensor, call: Call) -> Int[Tensor, " sequences"]:
-    tokens = call.grouping.tokens
-    return torch.full_like(tokens, hidden.shape[2]) if call.row.features else tokens
 
 
 def _scale_to_all_pairs(call: Call, dtype: torch.dtype) -> Float[Tensor, " sequences"]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from decondense.losses.aggregate import aggregate, count_items
 from decondense.losses.formulations import Formulation, PairFunction, Settings
 from decondense.losses.pairs import Grouping
 from decondense.shapes import Bool, Float
@@ -43,11 +44,9 @@ def _aggregate_pairs(
     settings: Settings,
 ) -> Float[Tensor, " sequences"]:
     sequences = len(grouping.tokens)
-    items = grouping.tokens
+    items = count_items(grouping.tokens, vectors.shape[1], row)
     if row.features:
-        # One group a sequence, whose items are the features: all of them are there.
-        valid, items = valid.new_ones(vectors.shape[:2]), torch.full_like(items, vectors.shape[1])
-    items = items.to(vectors.dtype)
+        valid = valid.new_ones(vectors.shape[:2])
 
     values = pair(_pair_arguments(vectors, row.distances), settings)
     between = valid[:, :, None] & valid[:, None, :]
@@ -61,19 +60,11 @@ def _aggregate_pairs(
 
     sampled = sum_by_sequence(between.sum(dim=(1, 2)), grouping.sequence, sequences)
     total = sum_by_sequence(torch.where(between, values, 0.0).sum(dim=(1, 2)), grouping.sequence, sequences)
-    pairs = items * (items - 1)
     # The pairs inside the groups stand for all pairs of the sequence; with all pairs in one group the factor is 1.
-    total = total * (pairs / sampled.clamp(min=1))
+    total = total * ((items * (items - 1)).to(total) / sampled.clamp(min=1))
     if row.diagonal:
         total = total + sum_by_sequence(torch.where(valid, itself, 0.0).sum(dim=1), grouping.sequence, sequences)
-        pairs = items * items
-    if row.aggregate == "sum":
-        return total
-    mean = total / pairs.clamp(min=1)
-    if row.aggregate == "mean":
-        return mean
-    # A sequence without pairs, or of zero vectors only, has no logarithm: the smallest number stands in, without a gradient.
-    return mean.clamp(min=torch.finfo(mean.dtype).tiny).log() + shift
+    return aggregate(total, items, row, shift)
 
 
 def _pair_arguments(

@@ -103,7 +103,7 @@ def _parse(where: str, content: str) -> Any:
 
 def _json_lines(path: Path, content: str) -> list[Row]:
     return [
-        _row(f"{path} line {number}", _parse(f"{path} line {number}", line))
+        _row(f"{path} line {number}", _parse(f"{path} line {number}", line.rstrip()))
         for number, line in enumerate(_lines(content), start=1)
         if line.strip()
     ]

@@ -50,7 +50,7 @@ def draw(records: Sequence[str], count: int, seed: int, words: tuple[int, int] =
         raise UserError(f"{name} holds no text: all of its records are blank")
     if len(starts) < count:
         warnings.warn(
-            f"{name} has {len(starts)} records with text: so many texts are drawn, not {count}, each from another start",
+            f"{name} has {len(starts)} records with text: as many texts are drawn, not {count}, each from its own",
             stacklevel=2,
         )
     targets = random.integers(least, most, size=len(starts), endpoint=True).tolist()
