@@ -1,5 +1,7 @@
 """A tiny random model with its tokenizer as a folder on disk, for tests of what loads models. Knows no test."""
 
+import contextlib
+import io
 from pathlib import Path
 
 import torch
@@ -23,7 +25,8 @@ def save_tiny_model(folder: Path, vocabulary: int | None = None) -> Path:
         bos_token_id=0,
         eos_token_id=0,
     )
-    with torch.random.fork_rng():
+    # transformers draws a progress bar, which is not what the tests look at.
+    with torch.random.fork_rng(), contextlib.redirect_stderr(io.StringIO()):
         torch.manual_seed(0)
         transformers.GPT2LMHeadModel(config).save_pretrained(folder)
     words.save_pretrained(folder)

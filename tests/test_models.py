@@ -168,7 +168,7 @@ def test_a_spoilt_folder_is_one_line(copy: Path, name: str) -> None:
 
 def test_a_tokenizer_of_another_model_is_an_error(tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path, vocabulary=200)
-    assert "ids go up to 299, the embedding table has 200 rows" in fail(folder)
+    assert "the embedding table has 200 rows" in fail(folder)
 
 
 def test_a_token_that_was_added_beyond_the_table_is_none(copy: Path) -> None:

@@ -7,9 +7,9 @@ from decondense.attach import Attachment, attach
 from decondense.condensation import Condensation
 from decondense.errors import UserError
 from decondense.losses.module import DispersionLoss
-from decondense.losses.pairs import Partition, Subset
+from decondense.losses.pairs import Moments, Partition, Subset
 from decondense.measure import measure
 
 __version__ = "0.1.0"
 
-__all__ = ["Attachment", "Condensation", "DispersionLoss", "Partition", "Subset", "UserError", "attach", "measure"]
+__all__ = ["Attachment", "Condensation", "DispersionLoss", "Moments", "Partition", "Subset", "UserError", "attach", "measure"]

@@ -129,7 +129,7 @@ def _parse(kind: type, program: str, words: Sequence[str]) -> Any:
     except SystemExit as stop:
         if not stop.code:
             return None
-        raise UserError(f"{_first_section(errors.getvalue())}; {program} --help lists what can be given") from None
+        raise UserError(f"{_plain(errors.getvalue())}; {program} --help lists what can be given") from None
     if unknown:
         raise UserError(_about_unknown(unknown, kind, program))
     return config
@@ -149,18 +149,18 @@ def _near(word: str, known: Sequence[str] | dict[str, Any]) -> str:
     return f"did you mean {near[0]}? " if near else ""
 
 
-def _first_section(box: str) -> str:
-    """The first section of one of tyro's framed errors, as one line: its second repeats the help."""
-    lines = []
+def _plain(box: str) -> str:
+    """What one of tyro's boxes says, as one line: without its frame, its title, and the help that follows."""
+    sections = [""]
     for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines():
-        content = line.strip(" │|")
+        content = line.strip(" │")
         if content and not set(content) - set("─-"):
-            break
-        if not content.startswith(("╭", "╰")):
-            lines.append(content)
-    text = (
-        " ".join(" ".join(lines).split()).removeprefix("Error parsing ").removesuffix(" Expected 1 values.").rstrip(".")
-    )
+            sections.append("")
+        elif not content.startswith(("╭", "╰")):
+            sections[-1] += f" {content}"
+    # The title is in the frame, or, where standard output takes ASCII only, a section of its own.
+    text = sections[0] if "╭" in box or len(sections) == 1 else sections[1]
+    text = " ".join(text.split()).removeprefix("Error parsing ").removesuffix(" Expected 1 values.").rstrip(".")
     text = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"\1 is not a whole number", text)
     return re.sub(r"could not convert string to float: (.*)", r"\1 is not a number", text)
 

@@ -15,18 +15,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from decondense.losses.aggregate import aggregate, count_items
-from decondense.losses.formulations import Formulation, Settings, standardised_tokens, unit_tokens
+from decondense.losses.formulations import Formulation, Settings
 from decondense.losses.pairs import Grouping
+from decondense.losses.portions import block_size, portions, pull_back, put_back, scale_by_sequence
 from decondense.shapes import Bool, Float, Int
 from decondense.sums import sum_by_sequence
 
-# Transforms of each token by itself: their backward pass can go through the tokens in pieces.
-TOKENWISE = (unit_tokens, standardised_tokens)
 # Logits that differ by less than this keep their exponentials, and sums of them, inside float32.
 SAFE_RANGE = 60.0
-# Pairs in one block: its few buffers of float32 stay in a processor's cache; on a GPU a kernel is long enough to be worth its start.
-BLOCK_OF = {"cpu": 256, "cuda": 2048}
-PAIRS_AT_ONCE = {"cpu": 256 * 256, "cuda": 16 * 2048 * 2048}
 
 
 @dataclass(frozen=True)
@@ -109,7 +105,7 @@ class _SumPairs(torch.autograd.Function):
         else:
             gradient = gradient.clone()
         assert gradient is not None, "a gradient was asked for"
-        _scale(gradient, upstream[0], ctx.call.grouping)
+        scale_by_sequence(gradient, upstream[0], ctx.call.grouping)
         return gradient.to(hidden.dtype), None
 
 
@@ -130,7 +126,7 @@ def _find_shift(
     # Unbounded, or a temperature so low that exponentials vanish: one more pass, for the largest logit.
     lowest = torch.finfo(dtype).min
     largest = torch.full_like(zero, lowest)
-    for groups, vectors, valid in _chunks(hidden, grouping, row, settings):
+    for groups, vectors, valid in portions(hidden, grouping, row, settings):
         found = torch.full((len(vectors),), lowest, dtype=dtype, device=hidden.device)
         for _, _, arguments, outside in _blocks(vectors, valid, row.distances):
             logits = row.pair(arguments, settings)  # type: ignore[misc]
@@ -150,7 +146,7 @@ def _go_over_pairs(
     scale = _scale_to_all_pairs(call, shift.dtype)
     totals = torch.zeros(len(shift), dtype=torch.float64, device=_exact_device(hidden.device))
     gradient = torch.zeros(hidden.shape, dtype=shift.dtype, device=hidden.device) if want_gradient else None
-    for groups, vectors, valid in _chunks(hidden, grouping, row, settings):
+    for groups, vectors, valid in portions(hidden, grouping, row, settings):
         owner = grouping.sequence[groups]
         level = shift[owner][:, None, None]
         taken_off = None if call.expansion is None else call.expansion.of_groups(owner)
@@ -198,9 +194,8 @@ def _go_over_pairs(
             total += _add_diagonal(vectors, valid, call, level, pull).to(total)
         totals.index_add_(0, owner.to(totals.device), total)
         if pull is not None and gradient is not None:
-            _pull_back(hidden, pull, groups, call)
-            if not in_place:
-                _put_back(gradient, pull, groups, call)
+            pull = pull_back(hidden, pull, groups, grouping, row, settings)
+            put_back(gradient, pull, groups, grouping)
     return totals.to(shift), gradient
 
 
@@ -209,7 +204,7 @@ def _blocks(
 ) -> Iterator[tuple[slice, slice, Float[Tensor, "groups rows columns"], Bool[Tensor, "..."] | None]]:
     """Blocks on and above the diagonal of the matrix of pairs: rows, columns, inner products (or squared distances), and what is no pair there."""
     items = vectors.shape[1]
-    size = _block_size(vectors.device, items)
+    size = block_size(vectors.device, items)
     squares = vectors.square().sum(dim=-1) if distances else None
     for start in range(0, items, size):
         rows = slice(start, min(start + size, items))
@@ -225,27 +220,6 @@ def _blocks(
                 padding = ~(valid[:, rows, None] & valid[:, None, columns])
                 outside = padding if outside is None else padding | outside
             yield rows, columns, arguments, outside
-
-
-def _chunks(
-    hidden: Tensor, grouping: Grouping, row: Formulation, settings: Settings
-) -> Iterator[tuple[slice, Float[Tensor, "groups items width"], Bool[Tensor, "groups items"] | None]]:
-    """Groups in portions whose blocks of pairs are of one size: their places, transformed vectors, and which of these are real."""
-    items = hidden.shape[2] if row.features else _group_size(hidden, grouping)
-    size = _block_size(hidden.device, items)
-    portion = max(1, PAIRS_AT_ONCE.get(hidden.device.type, PAIRS_AT_ONCE["cpu"]) // (size * size))
-    for start in range(0, len(grouping.sequence), portion):
-        groups = slice(start, min(start + portion, len(grouping.sequence)))
-        tokens, valid = _tokens(hidden, groups, grouping)
-        with torch.no_grad():
-            vectors = row.transform(tokens, _all_if_none(valid, tokens), settings)
-        yield groups, vectors, None if row.features else valid
-
-
-def _tokens(hidden: Tensor, groups: slice, grouping: Grouping) -> tuple[Tensor, Tensor | None]:
-    tokens = grouping.gather(hidden.detach(), groups)
-    tokens = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
-    return tokens, None if grouping.valid is None else grouping.valid[groups]
 
 
 def _add_diagonal(
@@ -268,47 +242,6 @@ def _add_diagonal(
     return values.sum(dim=1)
 
 
-def _pull_back(hidden: Tensor, pull: Float[Tensor, "groups items width"], groups: slice, call: Call) -> None:
-    """Turn, in place, the gradient by the vectors of some groups into that by their tokens: the transform's backward pass."""
-    tokens, valid = _tokens(hidden, groups, call.grouping)
-    real = _all_if_none(valid, tokens)
-    length = tokens.shape[1]
-    piece = BLOCK_OF["cpu"] if call.row.transform in TOKENWISE else length
-    for start in range(0, length, piece):
-        places = slice(start, min(start + piece, length))
-        with torch.enable_grad():
-            part = tokens[:, places].detach().requires_grad_()
-            vectors = call.row.transform(part, real[:, places], call.settings)
-        upstream = pull if call.row.features else pull[:, places]
-        (found,) = torch.autograd.grad(vectors, part, upstream)
-        if valid is not None:
-            found = found.masked_fill(~valid[:, places, None], 0.0)
-        if call.row.features:
-            pull.resize_(found.shape)
-        pull[:, places] = found
-
-
-def _put_back(gradient: Tensor, pull: Tensor, groups: slice, call: Call) -> None:
-    """Add the gradient by the tokens of some groups to that by the batch."""
-    if call.grouping.index is None:
-        gradient[groups] = pull
-    else:
-        gradient.view(-1, gradient.shape[-1]).index_add_(0, call.grouping.index[groups].reshape(-1), pull.reshape(-1, pull.shape[-1]))
-
-
-def _scale(gradient: Tensor, weights: Float[Tensor, " sequences"], grouping: Grouping) -> None:
-    """Multiply, in place, the gradient by each token with the weight of its sequence."""
-    if grouping.index is None:
-        gradient.mul_(weights[grouping.sequence][:, None, None])
-        return
-    of_slot = weights[grouping.sequence][:, None].expand(grouping.index.shape)
-    if grouping.valid is not None:
-        of_slot = of_slot.masked_fill(~grouping.valid, 0.0)
-    of_token = torch.zeros(gradient.shape[:2].numel(), dtype=weights.dtype, device=weights.device)
-    of_token.index_add_(0, grouping.index.reshape(-1), of_slot.reshape(-1))
-    gradient.mul_(of_token.view(*gradient.shape[:2], 1))
-
-
 def _scale_to_all_pairs(call: Call, dtype: torch.dtype) -> Float[Tensor, " sequences"]:
     """Pairs of each sequence over pairs inside its groups."""
     grouping = call.grouping
@@ -319,18 +252,6 @@ def _scale_to_all_pairs(call: Call, dtype: torch.dtype) -> Float[Tensor, " seque
     size = torch.full_like(grouping.sequence, grouping.index.shape[1]) if grouping.valid is None else grouping.valid.sum(dim=1)
     inside = sum_by_sequence(size * (size - 1), grouping.sequence, count)
     return (grouping.tokens * (grouping.tokens - 1)).to(dtype) / inside.clamp(min=1)
-
-
-def _group_size(hidden: Tensor, grouping: Grouping) -> int:
-    return hidden.shape[1] if grouping.index is None else grouping.index.shape[1]
-
-
-def _block_size(device: torch.device, items: int) -> int:
-    return min(items, BLOCK_OF.get(device.type, BLOCK_OF["cpu"]))
-
-
-def _all_if_none(valid: Tensor | None, tokens: Tensor) -> Tensor:
-    return tokens.new_ones(tokens.shape[:2], dtype=torch.bool) if valid is None else valid
 
 
 def _exact_device(device: torch.device) -> torch.device:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +12,13 @@ from decondense.errors import UserError, choose
 from decondense.losses.blocked import blocked
 from decondense.losses.engine import eager, penalty
 from decondense.losses.formulations import FORMULATIONS, Formulation, Settings
-from decondense.losses.pairs import Pairs, Partition, Subset, form_groups
+from decondense.losses.moments import moments
+from decondense.losses.pairs import Moments, Pairs, Partition, Subset, form_groups
 from decondense.shapes import Float, Int
 from decondense.sums import Sequences, find_sequences, sum_by_sequence
 
+# Beyond this slope of log phi the expansion is far from phi (`dispersion` at temperature 0.2).
+STEEPEST = 1.6
 ENGINES = ("auto", "eager", "blocked")
 
 
@@ -31,7 +35,7 @@ class DispersionLoss(nn.Module):
         clamp: cosines are clamped to [-1 + clamp, 1 - clamp] before the arc cosine, whose slope is infinite at +-1; in (0, 1).
         epsilon: added to the norm that a vector is divided by; >= 0.
         margin: of `hinge_cosine`.
-        pairs: `"all"`, `Partition(size)` or `Subset(size)`.
+        pairs: `"all"`, `Moments(order)`, `Partition(size, control=order)` or `Subset(size)`.
         engine: `"blocked"` goes over blocks of pairs and keeps none; `"eager"` holds all pairs, is the definition, and can be differentiated
             twice; `"auto"` is blocked where the formulation is a sum over pairs, else eager.
 
@@ -68,11 +72,13 @@ class DispersionLoss(nn.Module):
         _check_range("clamp", clamp, 0 < clamp < 1, "a number between 0 and 1")
         _check_range("epsilon", epsilon, 0 <= epsilon < math.inf, "a number of at least 0")
         _check_range("margin", margin, math.isfinite(margin), "a finite number")
-        if not (isinstance(pairs, (Partition, Subset)) or pairs == "all"):
-            raise UserError(f"pairs={pairs!r} is not known: known are 'all', Partition(size) and Subset(size)")
+        if not (isinstance(pairs, (Moments, Partition, Subset)) or pairs == "all"):
+            raise UserError(f"pairs={pairs!r} is not known: known are 'all', Moments(order), Partition(size) and Subset(size)")
         if isinstance(pairs, Partition) and (formulation.features or formulation.function is not None):
             reason = "pairs features, not tokens" if formulation.features else "is no sum over pairs of tokens"
             raise UserError(f"pairs={pairs}: {formulation.name} {reason}, so groups of tokens cannot stand for all; use 'all' or Subset")
+        if _expansion_order(pairs):
+            _check_expansion(formulation, pairs, Settings(temperature, clamp, epsilon, margin), engine)
         self.formulation = formulation
         self.settings = Settings(temperature, clamp, epsilon, margin)
         self.pairs = pairs
@@ -135,16 +141,23 @@ class DispersionLoss(nn.Module):
         """
         # Autocast would take the inner products back to half precision.
         with torch.autocast(hidden.device.type, enabled=False):
-            grouping = form_groups(sequences, self.pairs, self.step if step is None else step, layer)
-            row = self.formulation
-            if self.engine == "eager" or row.slope is None:
-                values = eager(_at_least_float32(hidden), grouping, row, self.settings)
+            row, settings, pairs = self.formulation, self.settings, self.pairs
+            step = self.step if step is None else step
+            order = _expansion_order(pairs)
+            grouping = form_groups(sequences, "all" if isinstance(pairs, Moments) else pairs, step, layer)
+            if order:
+                whole = form_groups(sequences, "all", step, layer) if isinstance(pairs, Partition) else grouping
+                sampled = grouping if isinstance(pairs, Partition) else None
+                values = moments(hidden, sequences, whole, row, settings, order, sampled, recompute)
+            elif self.engine == "eager" or row.slope is None:
+                values = eager(_at_least_float32(hidden), grouping, row, settings)
             else:
-                values = blocked(hidden, grouping, row, self.settings, recompute)
+                values = blocked(hidden, grouping, row, settings, recompute)
             if row.penalty is not None:
                 values = values + penalty(_at_least_float32(hidden), grouping, row.penalty)
         values = torch.where(sequences.tokens >= 2, values, 0.0)
-        broken = (~hidden.detach().isfinite()).any(dim=-1)
+        # A pass over the input that most of the above would not need; but a subset may miss the token, and a hinge may hide it.
+        broken = ~torch.linalg.vector_norm(hidden.detach(), dim=-1, dtype=torch.promote_types(hidden.dtype, torch.float32)).isfinite()
         if sequences.valid is not None:
             broken = broken & sequences.valid
         poisoned = sum_by_sequence(broken.reshape(-1).long(), sequences.index.reshape(-1), len(values)) > 0
@@ -153,6 +166,29 @@ class DispersionLoss(nn.Module):
     def extra_repr(self) -> str:
         numbers = ", ".join(f"{name}={value}" for name, value in vars(self.settings).items())
         return f"{self.formulation.name!r}, {numbers}, pairs={self.pairs!r}, engine={self.engine!r}"
+
+
+def _expansion_order(pairs: Pairs) -> int:
+    if isinstance(pairs, Moments):
+        return pairs.order
+    return pairs.control if isinstance(pairs, Partition) else 0
+
+
+def _check_expansion(row: Formulation, pairs: Pairs, settings: Settings, engine: str) -> None:
+    if row.curvature is None or row.slope is None:
+        able = ", ".join(name for name, other in FORMULATIONS.items() if other.curvature is not None)
+        raise UserError(f"pairs={pairs}: {row.name} has no expansion in moments; these have one: {able}")
+    if engine == "eager":
+        raise UserError(f"engine='eager' holds pairs, and pairs={pairs} takes an expansion: use engine='auto'")
+    if row.aggregate == "log_mean_exp":
+        # By the cosine, at 0; a squared distance of unit vectors falls twice as fast as their cosine rises.
+        slope = float(row.slope(torch.zeros(()), settings)) * (-2 if row.distances else 1)
+        if slope > STEEPEST:
+            warnings.warn(
+                f"pairs={pairs}: at temperature {settings.temperature:g} the logarithm of {row.name}'s pair function has slope {slope:.2f}, over {STEEPEST}: "
+                "an expansion is far from it there; use a higher temperature, or pairs='all'",
+                stacklevel=4,
+            )
 
 
 def _at_least_float32(hidden: Tensor) -> Tensor:

@@ -18,17 +18,38 @@ class Partition:
 
     Every token is in one group, group sizes of a sequence differ by at most one, and the partition is drawn anew from
     (seed, step, layer). The sum over pairs is scaled to all pairs, so its expectation is the exact sum; pairs of a token with itself are exact.
+    With `control` the expansion of that order (see `Moments`) is taken over all pairs, and only what it leaves over is sampled.
 
     Raises:
         UserError: a size below 2 leaves no pair.
     """
 
     size: int = 64
+    control: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.size < 2:
             raise UserError(f"pairs=Partition({self.size}): a group needs at least 2 tokens to have a pair")
+        if self.control not in (0, 1, 2):
+            raise UserError(f"pairs=Partition({self.size}, control={self.control}): control is the order of an expansion, 1 or 2, or 0 for none")
+
+
+@dataclass(frozen=True)
+class Moments:
+    """No pairs: the pair function expanded about the mean of its argument, finished from sums over tokens (`losses/moments.py`).
+
+    Order 1 costs O(length features), order 2 O(length features min(length, features)). Exact for pair functions that are polynomials of that order.
+
+    Raises:
+        UserError: an order that is not 1 or 2.
+    """
+
+    order: int = 1
+
+    def __post_init__(self) -> None:
+        if self.order not in (1, 2):
+            raise UserError(f"pairs=Moments({self.order}): the order of the expansion is 1 or 2")
 
 
 @dataclass(frozen=True)
@@ -47,7 +68,7 @@ class Subset:
             raise UserError(f"pairs=Subset({self.size}): a subset needs at least 2 tokens to have a pair")
 
 
-Pairs = Partition | Subset | str
+Pairs = Moments | Partition | Subset | str
 
 
 @dataclass(frozen=True)
@@ -82,7 +103,7 @@ class Grouping:
         return tokens if self.valid is None else tokens.masked_fill(~self.valid[groups][..., None], 0.0)
 
 
-def form_groups(sequences: Sequences, pairs: Pairs, step: int | Tensor, layer: int) -> Grouping:
+def form_groups(sequences: Sequences, pairs: Partition | Subset | str, step: int | Tensor, layer: int) -> Grouping:
     """Bring the tokens of each sequence together: all of them, a random partition, or a random subset.
 
     Where rows are not packed all sizes follow from the shapes alone, so that nothing waits for a GPU.

@@ -1,0 +1,105 @@
+"""Groups of tokens in, their transformed vectors in portions out; and gradients by the vectors back to gradients by the hidden states.
+
+What the engines share that go through a batch piece by piece. Knows transforms, no pair function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from decondense.losses.formulations import Formulation, Settings, standardised_tokens, unit_tokens
+from decondense.losses.pairs import Grouping
+from decondense.shapes import Bool, Float
+
+# Transforms of each token by itself: their backward pass can go through the tokens in pieces.
+TOKENWISE = (unit_tokens, standardised_tokens)
+# Items on a side of a block of pairs, and pairs at once: on a processor the few buffers of a block stay in its cache; on a GPU a kernel is
+# long enough to be worth its start.
+BLOCK_OF = {"cpu": 256, "cuda": 2048}
+PAIRS_AT_ONCE = {"cpu": 256 * 256, "cuda": 16 * 2048 * 2048}
+
+
+def portions(
+    hidden: Tensor, grouping: Grouping, row: Formulation, settings: Settings
+) -> Iterator[tuple[slice, Float[Tensor, "groups items width"], Bool[Tensor, "groups items"] | None]]:
+    """Groups in portions whose blocks of pairs are of one size: their places, transformed vectors, and which of these are real."""
+    items = hidden.shape[2] if row.features else _group_size(hidden, grouping)
+    size = block_size(hidden.device, items)
+    portion = max(1, PAIRS_AT_ONCE.get(hidden.device.type, PAIRS_AT_ONCE["cpu"]) // (size * size))
+    for start in range(0, len(grouping.sequence), portion):
+        groups = slice(start, min(start + portion, len(grouping.sequence)))
+        tokens, valid = read_tokens(hidden, groups, grouping)
+        with torch.no_grad():
+            vectors = row.transform(tokens, _all_if_none(valid, tokens), settings)
+        yield groups, vectors, None if row.features else valid
+
+
+def read_tokens(hidden: Tensor, groups: slice, grouping: Grouping) -> tuple[Tensor, Tensor | None]:
+    tokens = grouping.gather(hidden.detach(), groups)
+    tokens = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
+    return tokens, None if grouping.valid is None else grouping.valid[groups]
+
+
+def pull_back(
+    hidden: Tensor,
+    pull: Float[Tensor, "groups items width"],
+    groups: slice,
+    grouping: Grouping,
+    row: Formulation,
+    settings: Settings,
+) -> Float[Tensor, "groups size features"]:
+    """The gradient by the vectors of some groups, turned into that by their tokens: the transform's backward pass. May overwrite `pull`."""
+    tokens, valid = read_tokens(hidden, groups, grouping)
+    real = _all_if_none(valid, tokens)
+    if row.transform not in TOKENWISE:
+        return _through(tokens, real, pull, row, settings)
+    length, piece = tokens.shape[1], BLOCK_OF["cpu"]
+    for start in range(0, length, piece):
+        places = slice(start, min(start + piece, length))
+        pull[:, places] = _through(tokens[:, places], real[:, places], pull[:, places], row, settings)
+    return pull
+
+
+def _through(tokens: Tensor, real: Tensor, pull: Tensor, row: Formulation, settings: Settings) -> Tensor:
+    with torch.enable_grad():
+        leaf = tokens.detach().requires_grad_()
+        vectors = row.transform(leaf, real, settings)
+    (found,) = torch.autograd.grad(vectors, leaf, pull)
+    return found.masked_fill(~real[..., None], 0.0)
+
+
+def put_back(gradient: Tensor, pull: Tensor, groups: slice, grouping: Grouping) -> None:
+    """Add the gradient by the tokens of some groups to that by the batch."""
+    if grouping.index is None:
+        if gradient[groups].data_ptr() != pull.data_ptr():
+            gradient[groups] = pull
+    else:
+        gradient.view(-1, gradient.shape[-1]).index_add_(0, grouping.index[groups].reshape(-1), pull.reshape(-1, pull.shape[-1]))
+
+
+def scale_by_sequence(gradient: Tensor, weights: Float[Tensor, " sequences"], grouping: Grouping) -> None:
+    """Multiply, in place, the gradient by each token with the weight of its sequence."""
+    if grouping.index is None:
+        gradient.mul_(weights[grouping.sequence][:, None, None])
+        return
+    of_slot = weights[grouping.sequence][:, None].expand(grouping.index.shape)
+    if grouping.valid is not None:
+        of_slot = of_slot.masked_fill(~grouping.valid, 0.0)
+    of_token = torch.zeros(gradient.shape[:2].numel(), dtype=weights.dtype, device=weights.device)
+    of_token.index_add_(0, grouping.index.reshape(-1), of_slot.reshape(-1))
+    gradient.mul_(of_token.view(*gradient.shape[:2], 1))
+
+
+def _group_size(hidden: Tensor, grouping: Grouping) -> int:
+    return hidden.shape[1] if grouping.index is None else grouping.index.shape[1]
+
+
+def block_size(device: torch.device, items: int) -> int:
+    return min(items, BLOCK_OF.get(device.type, BLOCK_OF["cpu"]))
+
+
+def _all_if_none(valid: Tensor | None, tokens: Tensor) -> Tensor:
+    return tokens.new_ones(tokens.shape[:2], dtype=torch.bool) if valid is None else valid
