@@ -20,8 +20,10 @@ def on_page_markdown(markdown: str, **_: object) -> str:
 def formulation_table() -> str:
     """The rows of `FORMULATIONS` as a table of name, formula and source."""
     lines = ["| name | minimises | source |", "|---|---|---|"]
+    name = '<code style="white-space: nowrap">{}</code>'.format
     lines += [
-        f"| `{row.name}` | <code>{_cell(row.formula)}</code> | {_cell(row.source)} |" for row in FORMULATIONS.values()
+        f"| {name(_cell(row.name))} | <code>{_cell(row.formula)}</code> | {_cell(row.source)} |"
+        for row in FORMULATIONS.values()
     ]
     return "\n".join(lines)
 
