@@ -15,7 +15,15 @@ COMMON = {
     "pad_token_id": 2,
 }
 GROUPED = {**COMMON, "num_key_value_heads": 2}
-GPT2 = {"vocab_size": 50, "n_embd": 32, "n_layer": 3, "n_head": 2, "n_positions": 64, "bos_token_id": 0, "eos_token_id": 1}
+GPT2 = {
+    "vocab_size": 50,
+    "n_embd": 32,
+    "n_layer": 3,
+    "n_head": 2,
+    "n_positions": 64,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
 OPT = {
     "vocab_size": 50,
     "hidden_size": 32,

@@ -1,6 +1,5 @@
 """What `attach` adds to a model's loss, how it weighs sequences, and that it leaves no trace."""
 
-
 import pytest
 import torch
 from models import CONFIGS, ENCODERS, build, tokens
@@ -31,10 +30,10 @@ def test_the_loss_is_the_models_plus_the_formula(name):
     of_row = torch.stack([LOSS.per_sequence(hidden)[0] for hidden in plain.hidden_states[1:]]).mean(dim=0)
     counted = (labels[:, 1:] if name not in ENCODERS else labels).ne(-100).sum(dim=1)
     term = (of_row * counted).sum() / counted.sum()
-    with attach(model, DispersionLoss("dispersion"), weight=0.3) as handle:
+    with attach(model, DispersionLoss("dispersion"), weight=0.3):
         output = model(ids, labels=labels)
-    torch.testing.assert_close(handle_term := output.loss - plain.loss, 0.3 * term, rtol=1e-4, atol=1e-6)
-    assert handle_term.abs() > 1e-3
+    torch.testing.assert_close(added := output.loss - plain.loss, 0.3 * term, rtol=1e-4, atol=1e-6)
+    assert added.abs() > 1e-3
 
 
 def test_the_handle_gives_the_term_and_its_gradient():
@@ -261,19 +260,25 @@ def test_random_pairs_are_drawn_anew_and_resumed():
         assert handle.weight == 0.7
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks by the old name
+@pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
+)  # peft asks by the old name
 def test_lora_through_peft():
     peft = pytest.importorskip("peft", reason="peft is not installed")
     model = build("gpt2").train()
     ids = tokens()
     hidden = model(ids, output_hidden_states=True).hidden_states
-    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["c_fc"], fan_in_fan_out=True, task_type="CAUSAL_LM"))
+    adapted = peft.get_peft_model(
+        model, peft.LoraConfig(r=2, target_modules=["c_fc"], fan_in_fan_out=True, task_type="CAUSAL_LM")
+    )
     adapted.train()
     with attach(adapted, DispersionLoss(), weight=1.0) as handle:
         output = adapted(input_ids=ids, labels=ids)
         output.loss.backward()
         # a fresh adapter changes nothing
-        torch.testing.assert_close(handle.loss(), torch.stack([LOSS(layer) for layer in hidden[1:]]).mean(), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            handle.loss(), torch.stack([LOSS(layer) for layer in hidden[1:]]).mean(), rtol=1e-5, atol=1e-6
+        )
     trained = [name for name, parameter in adapted.named_parameters() if parameter.grad is not None]
     assert trained
     assert all("lora_" in name for name in trained)

@@ -156,7 +156,9 @@ class Attachment:
 
     def _mean_over_layers(self, batch: Batch) -> Float[Tensor, ""]:
         if not self._hidden:
-            raise UserError(f"{type(self._model).__name__}: its forward pass ran none of its blocks, so there is no layer to take the loss on")
+            raise UserError(
+                f"{type(self._model).__name__}: its forward pass ran none of its blocks, so there is no layer to take the loss on"
+            )
         first = next(iter(self._hidden.values()))
         sequences = batch.sequences(first)
         shares = batch.shares(sequences)
@@ -174,7 +176,12 @@ def select_layers(layers: str | Sequence[int], count: int) -> list[int]:
     if isinstance(layers, str):
         choose("layers", layers, LAYER_NAMES)
         middle = last // 2
-        ranges = {"all": (1, last), "last": (last, last), "early_half": (1, max(middle, 1)), "late_half": (middle + 1, last)}
+        ranges = {
+            "all": (1, last),
+            "last": (last, last),
+            "early_half": (1, max(middle, 1)),
+            "late_half": (middle + 1, last),
+        }
         first, final = ranges[layers]
         return list(range(first, final + 1))
     indices = [index + count if index < 0 else index for index in layers]

@@ -40,7 +40,9 @@ class Batch:
         shape = hidden.shape[:2]
         for name, given in (("attention_mask", self.mask), ("documents", self.documents), ("labels", self.targets)):
             if given is not None and given.shape != shape:
-                raise UserError(f"{name} has shape {list(given.shape)} where the hidden states have {list(shape)}: expected the same")
+                raise UserError(
+                    f"{name} has shape {list(given.shape)} where the hidden states have {list(shape)}: expected the same"
+                )
         return find_sequences(shape, hidden.device, self.mask, self.documents)
 
     def shares(self, sequences: Sequences) -> Float[Tensor, " sequences"]:
@@ -97,7 +99,7 @@ def read_batch(model: nn.Module, given: dict[str, Any], documents: Tensor | None
     return Batch(mask, documents, targets, rows, total)
 
 
-def _head(model: nn.Module) -> Any:
+def _head(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
@@ -126,6 +128,9 @@ def _read_documents(given: dict[str, Any]) -> Tensor | None:
     if isinstance(positions, Tensor) and positions.ndim == 2:
         restarts = torch.zeros_like(positions)
         restarts[:, 1:] = (positions[:, 1:] <= positions[:, :-1]).to(positions.dtype)
-        rows = next((given[name].shape[0] for name in ("input_ids", "inputs_embeds") if given.get(name) is not None), len(positions))
+        rows = next(
+            (given[name].shape[0] for name in ("input_ids", "inputs_embeds") if given.get(name) is not None),
+            len(positions),
+        )
         return restarts.cumsum(dim=1).expand(rows, -1)
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,11 +43,12 @@ def prepare_folder(path: str | os.PathLike[str]) -> Path:
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with replace_file(folder / "writable") as temporary:
-            temporary.touch()
-        (folder / "writable").unlink()
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
-        raise UserError(f"{folder}: cannot write there ({error.strerror}); give --out a folder that is writable") from error
+        raise UserError(
+            f"{folder}: cannot write there ({error.strerror}); give --out a folder that is writable"
+        ) from error
     return folder
 
 
@@ -71,7 +73,9 @@ def claim_folder(path: str | os.PathLike[str], configuration: dict[str, Any]) ->
             if earlier.get(name) != configuration.get(name)
         ]
         if changed:
-            raise UserError(f"{folder}: holds another run ({'; '.join(changed[:3])}); give another --out, or remove the folder")
+            raise UserError(
+                f"{folder}: holds another run ({'; '.join(changed[:3])}); give another --out, or remove the folder"
+            )
     elif folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder}: is not empty and holds no run of decondense; give another --out")
     prepare_folder(folder)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -22,9 +22,9 @@ def unwrap(model: nn.Module) -> nn.Module:
     """The model inside the wrappers that call it (torch.compile, DistributedDataParallel): the one that sees the labels."""
     while True:
         if hasattr(model, "_orig_mod"):
-            model = model._orig_mod
+            model = cast(nn.Module, model._orig_mod)
         elif type(model).__name__ in ("DistributedDataParallel", "DataParallel"):
-            model = model.module
+            model = cast(nn.Module, model.module)
         else:
             return model
 
@@ -65,8 +65,12 @@ def _find_stack(model: nn.Module) -> tuple[nn.Module, list[nn.Module]]:
     search(root, root)
     stacks = [(around, blocks) for around, blocks in stacks if blocks]
     if not stacks:
-        raise UserError(f"{type(root).__name__}: found no list of blocks in it (an nn.ModuleList); a transformer has one")
-    return max(stacks, key=lambda stack: sum(parameter.numel() for block in stack[1] for parameter in block.parameters()))
+        raise UserError(
+            f"{type(root).__name__}: found no list of blocks in it (an nn.ModuleList); a transformer has one"
+        )
+    return max(
+        stacks, key=lambda stack: sum(parameter.numel() for block in stack[1] for parameter in block.parameters())
+    )
 
 
 def _is_transformers(module: nn.Module) -> bool:

@@ -33,7 +33,9 @@ class Sequences:
         return Sequences(self.index.to(device), valid, self.tokens.to(device), self.packed)
 
 
-def find_sequences(shape: Sequence[int], device: torch.device, mask: Tensor | None, documents: Tensor | None) -> Sequences:
+def find_sequences(
+    shape: Sequence[int], device: torch.device, mask: Tensor | None, documents: Tensor | None
+) -> Sequences:
     """Number the sequences of a batch: its rows, or, with `documents`, its documents in row order.
 
     Tokens of one row with the same document id are one sequence; the same id in another row is another sequence. A row without real tokens is

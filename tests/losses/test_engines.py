@@ -65,8 +65,12 @@ def test_blocked_is_eager(name, pairs, layout, temperature):
     if FORMULATIONS[name].features and isinstance(pairs, Partition):
         pytest.skip("features are not partitioned")
     hidden = random_hidden()
-    eager = value_and_gradient(DispersionLoss(name, temperature=temperature, pairs=pairs, engine="eager"), hidden, **layout)
-    found = value_and_gradient(DispersionLoss(name, temperature=temperature, pairs=pairs, engine="blocked"), hidden, **layout)
+    eager = value_and_gradient(
+        DispersionLoss(name, temperature=temperature, pairs=pairs, engine="eager"), hidden, **layout
+    )
+    found = value_and_gradient(
+        DispersionLoss(name, temperature=temperature, pairs=pairs, engine="blocked"), hidden, **layout
+    )
     assert_same(found, eager)
 
 
@@ -290,7 +294,10 @@ def test_where_a_control_does_not_belong():
         DispersionLoss(pairs=Moments(1), engine="eager")
 
 
-@pytest.mark.parametrize(("name", "temperature", "warns"), [("dispersion", 0.19, True), ("dispersion", 0.25, False), ("uniformity", 1.0, True)])
+@pytest.mark.parametrize(
+    ("name", "temperature", "warns"),
+    [("dispersion", 0.19, True), ("dispersion", 0.25, False), ("uniformity", 1.0, True)],
+)
 def test_a_steep_pair_function_warns(recwarn, name, temperature, warns):
     DispersionLoss(name, temperature=temperature, pairs=Moments(2))
     assert bool([warning for warning in recwarn if "over 1.6" in str(warning.message)]) == warns

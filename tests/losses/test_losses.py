@@ -86,7 +86,9 @@ def test_mixed_rows_masks_and_documents(name):
 def test_order_of_tokens_does_not_matter(name):
     hidden = random_hidden(5)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(DispersionLoss(name)(hidden[:, order]), DispersionLoss(name)(hidden), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        DispersionLoss(name)(hidden[:, order]), DispersionLoss(name)(hidden), rtol=1e-10, atol=1e-12
+    )
 
 
 @names
@@ -123,7 +125,11 @@ def test_a_broken_number_is_never_hidden(name, bad, pairs):
 
 
 @names
-@pytest.mark.parametrize("hidden", [torch.zeros(1, 6, 4), torch.ones(1, 6, 4), 1e4 * torch.eye(6)[None], torch.ones(2, 2, 1)], ids=["zero", "equal", "large", "one feature"])
+@pytest.mark.parametrize(
+    "hidden",
+    [torch.zeros(1, 6, 4), torch.ones(1, 6, 4), 1e4 * torch.eye(6)[None], torch.ones(2, 2, 1)],
+    ids=["zero", "equal", "large", "one feature"],
+)
 def test_degenerate_vectors_give_finite_numbers(name, hidden):
     value, gradient = value_and_gradient(DispersionLoss(name), hidden)
     assert value.isfinite()
@@ -188,7 +194,9 @@ def test_one_group_and_whole_subset_are_all_pairs(name):
             torch.testing.assert_close(gradient, expected_gradient, rtol=1e-8, atol=1e-12)
 
 
-@pytest.mark.parametrize("arguments", [{}, {"mask": True}, {"mask": True, "documents": True}], ids=["plain", "mask", "documents"])
+@pytest.mark.parametrize(
+    "arguments", [{}, {"mask": True}, {"mask": True, "documents": True}], ids=["plain", "mask", "documents"]
+)
 @pytest.mark.parametrize("size", [2, 5, 12])
 def test_a_partition_holds_every_token_once(arguments, size):
     from decondense.losses.pairs import form_groups
@@ -239,7 +247,9 @@ def test_subset_is_the_loss_of_the_chosen_tokens():
     value.backward()
     chosen = hidden.grad.abs().sum(dim=-1) > 0
     assert chosen.sum(dim=1).tolist() == [4, 4]
-    expected = torch.stack([DispersionLoss("infonce_cosine")(row[kept][None]) for row, kept in zip(hidden, chosen, strict=True)]).mean()
+    expected = torch.stack(
+        [DispersionLoss("infonce_cosine")(row[kept][None]) for row, kept in zip(hidden, chosen, strict=True)]
+    ).mean()
     torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -278,9 +288,17 @@ def test_groups_of_one_are_refused():
     ("arguments", "error", "message"),
     [
         ({"hidden": torch.ones(2, 3, 4, dtype=torch.int64)}, TypeError, "hidden: expected a floating-point tensor"),
-        ({"hidden": torch.ones(3, 4)}, ValueError, r"expected shape \[batch, length, features\], none of them 0, got \[3, 4\]"),
+        (
+            {"hidden": torch.ones(3, 4)},
+            ValueError,
+            r"expected shape \[batch, length, features\], none of them 0, got \[3, 4\]",
+        ),
         ({"hidden": torch.ones(2, 0, 4)}, ValueError, r"got \[2, 0, 4\]"),
-        ({"mask": torch.ones(2, 4, dtype=torch.bool)}, ValueError, r"mask: expected shape \[2, 3\] as hidden has, got \[2, 4\]"),
+        (
+            {"mask": torch.ones(2, 4, dtype=torch.bool)},
+            ValueError,
+            r"mask: expected shape \[2, 3\] as hidden has, got \[2, 4\]",
+        ),
         ({"mask": torch.ones(2, 3)}, TypeError, "mask: expected a bool or integer tensor"),
         ({"documents": torch.ones(2, 3)}, TypeError, "documents: expected a integer tensor"),
     ],

@@ -16,7 +16,9 @@ from decondense import Condensation, UserError
 from decondense.studies.demo import DemoConfig, run
 from decondense.studies.twins import Arm, run_arm
 
-TINY = DemoConfig(steps=6, layers=2, width=32, context=32, batch_size=2, vocabulary=300, seeds=2, checkpoints=3, device="cpu")
+TINY = DemoConfig(
+    steps=6, layers=2, width=32, context=32, batch_size=2, vocabulary=300, seeds=2, checkpoints=3, device="cpu"
+)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +99,9 @@ def test_the_same_command_reads_what_is_finished(demo):
 
 def test_a_folder_of_another_run_is_refused(demo):
     out, _, _ = demo
-    with pytest.raises(UserError, match=r"holds another run \(formulation 'koleo' there, None now; steps 6 there, 7 now\)"):
+    with pytest.raises(
+        UserError, match=r"holds another run \(formulation 'koleo' there, None now; steps 6 there, 7 now\)"
+    ):
         run(dataclasses.replace(TINY, out=out, steps=7))
 
 

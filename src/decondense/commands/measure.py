@@ -126,7 +126,7 @@ def table(entries: Sequence[dict[str, Any]]) -> list[str]:
     ...          "spearman": -1.0, "kendall": None, "samples": 2, "tokens": 9}
     >>> for line in table([entry]):
     ...     print(line)
-    model  texts  tokens  first layer  middle layer         last layer            rho  tau
+    model  texts  tokens  first layer         middle layer           last layer    rho  tau
     m          2       9        0.500  0.250 [0.200 0.300]  0.250 [0.200 0.300]  -1.00    -
     """
     header = ["model", "texts", "tokens", "first layer", "middle layer", "last layer", "rho", "tau"]

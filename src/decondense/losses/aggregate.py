@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from decondense.losses.formulations import Formulation
+from decondense.losses.row import Formulation
 from decondense.shapes import Float, Int
 
 
@@ -15,7 +15,10 @@ def count_items(tokens: Int[Tensor, " sequences"], features: int, row: Formulati
 
 
 def aggregate(
-    total: Float[Tensor, " sequences"], items: Int[Tensor, " sequences"], row: Formulation, shift: Float[Tensor, " sequences"]
+    total: Float[Tensor, " sequences"],
+    items: Int[Tensor, " sequences"],
+    row: Formulation,
+    shift: Float[Tensor, " sequences"],
 ) -> Float[Tensor, " sequences"]:
     """Value of each sequence.
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from decondense.losses.aggregate import aggregate, count_items
-from decondense.losses.formulations import Formulation, Settings
 from decondense.losses.pairs import Grouping
 from decondense.losses.portions import block_size, portions, pull_back, put_back, scale_by_sequence
+from decondense.losses.row import Formulation, Settings
 from decondense.shapes import Bool, Float, Int
 from decondense.sums import sum_by_sequence
 
@@ -151,7 +151,11 @@ def _go_over_pairs(
         level = shift[owner][:, None, None]
         taken_off = None if call.expansion is None else call.expansion.of_groups(owner)
         in_place = gradient is not None and grouping.index is None and not row.features
-        pull = (gradient[groups] if in_place and gradient is not None else torch.zeros_like(vectors)) if want_gradient else None
+        pull = (
+            (gradient[groups] if in_place and gradient is not None else torch.zeros_like(vectors))
+            if want_gradient
+            else None
+        )
         slopes = torch.zeros(vectors.shape[:2], dtype=vectors.dtype, device=vectors.device) if row.distances else None
         total = torch.zeros(len(vectors), dtype=torch.float64, device=totals.device)
         for rows, columns, arguments, outside in _blocks(vectors, valid, row.distances):
@@ -201,7 +205,7 @@ def _go_over_pairs(
 
 def _blocks(
     vectors: Float[Tensor, "groups items width"], valid: Bool[Tensor, "groups items"] | None, distances: bool
-) -> Iterator[tuple[slice, slice, Float[Tensor, "groups rows columns"], Bool[Tensor, "..."] | None]]:
+) -> Iterator[tuple[slice, slice, Float[Tensor, "groups rows columns"], Bool[Tensor, ...] | None]]:
     """Blocks on and above the diagonal of the matrix of pairs: rows, columns, inner products (or squared distances), and what is no pair there."""
     items = vectors.shape[1]
     size = block_size(vectors.device, items)
@@ -249,7 +253,11 @@ def _scale_to_all_pairs(call: Call, dtype: torch.dtype) -> Float[Tensor, " seque
     if grouping.whole:
         return torch.ones(count, dtype=dtype, device=grouping.tokens.device)
     assert grouping.index is not None, "a sequence of several groups has its tokens gathered"
-    size = torch.full_like(grouping.sequence, grouping.index.shape[1]) if grouping.valid is None else grouping.valid.sum(dim=1)
+    size = (
+        torch.full_like(grouping.sequence, grouping.index.shape[1])
+        if grouping.valid is None
+        else grouping.valid.sum(dim=1)
+    )
     inside = sum_by_sequence(size * (size - 1), grouping.sequence, count)
     return (grouping.tokens * (grouping.tokens - 1)).to(dtype) / inside.clamp(min=1)
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from decondense.losses.aggregate import aggregate, count_items
-from decondense.losses.formulations import Formulation, PairFunction, Settings
 from decondense.losses.pairs import Grouping
+from decondense.losses.row import Formulation, PairFunction, Settings
 from decondense.shapes import Bool, Float
 from decondense.sums import sum_by_sequence
 

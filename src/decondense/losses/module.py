@@ -73,10 +73,14 @@ class DispersionLoss(nn.Module):
         _check_range("epsilon", epsilon, 0 <= epsilon < math.inf, "a number of at least 0")
         _check_range("margin", margin, math.isfinite(margin), "a finite number")
         if not (isinstance(pairs, (Moments, Partition, Subset)) or pairs == "all"):
-            raise UserError(f"pairs={pairs!r} is not known: known are 'all', Moments(order), Partition(size) and Subset(size)")
+            raise UserError(
+                f"pairs={pairs!r} is not known: known are 'all', Moments(order), Partition(size) and Subset(size)"
+            )
         if isinstance(pairs, Partition) and (formulation.features or formulation.function is not None):
             reason = "pairs features, not tokens" if formulation.features else "is no sum over pairs of tokens"
-            raise UserError(f"pairs={pairs}: {formulation.name} {reason}, so groups of tokens cannot stand for all; use 'all' or Subset")
+            raise UserError(
+                f"pairs={pairs}: {formulation.name} {reason}, so groups of tokens cannot stand for all; use 'all' or Subset"
+            )
         if _expansion_order(pairs):
             _check_expansion(formulation, pairs, Settings(temperature, clamp, epsilon, margin), engine)
         self.formulation = formulation
@@ -84,7 +88,9 @@ class DispersionLoss(nn.Module):
         self.pairs = pairs
         self.engine = choose("engine", engine, ENGINES)
         if engine == "blocked" and formulation.slope is None:
-            raise UserError(f"engine='blocked': {formulation.name} is no sum over pairs with a known slope; use 'auto' or 'eager'")
+            raise UserError(
+                f"engine='blocked': {formulation.name} is no sum over pairs with a known slope; use 'auto' or 'eager'"
+            )
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     def forward(
@@ -157,7 +163,9 @@ class DispersionLoss(nn.Module):
                 values = values + penalty(_at_least_float32(hidden), grouping, row.penalty)
         values = torch.where(sequences.tokens >= 2, values, 0.0)
         # A pass over the input that most of the above would not need; but a subset may miss the token, and a hinge may hide it.
-        broken = ~torch.linalg.vector_norm(hidden.detach(), dim=-1, dtype=torch.promote_types(hidden.dtype, torch.float32)).isfinite()
+        broken = ~torch.linalg.vector_norm(
+            hidden.detach(), dim=-1, dtype=torch.promote_types(hidden.dtype, torch.float32)
+        ).isfinite()
         if sequences.valid is not None:
             broken = broken & sequences.valid
         poisoned = sum_by_sequence(broken.reshape(-1).long(), sequences.index.reshape(-1), len(values)) > 0
@@ -185,7 +193,7 @@ def _check_expansion(row: Formulation, pairs: Pairs, settings: Settings, engine:
         slope = float(row.slope(torch.zeros(()), settings)) * (-2 if row.distances else 1)
         if slope > STEEPEST:
             warnings.warn(
-                f"pairs={pairs}: at temperature {settings.temperature:g} the logarithm of {row.name}'s pair function has slope {slope:.2f}, over {STEEPEST}: "
+                f"pairs={pairs}: at temperature {settings.temperature:g} log phi of {row.name} has slope {slope:.2f}, over {STEEPEST}: "
                 "an expansion is far from it there; use a higher temperature, or pairs='all'",
                 stacklevel=4,
             )

@@ -17,9 +17,9 @@ from torch.autograd.function import once_differentiable
 
 from decondense.losses.aggregate import aggregate, count_items
 from decondense.losses.blocked import Call, Expansion, sum_pairs
-from decondense.losses.formulations import Formulation, Settings, unit_tokens
 from decondense.losses.pairs import Grouping
 from decondense.losses.portions import portions, pull_back, put_back
+from decondense.losses.row import Formulation, Settings, unit_tokens
 from decondense.shapes import Float
 from decondense.sums import Sequences, sum_by_sequence
 
@@ -48,8 +48,8 @@ def moments(
 ) -> Float[Tensor, " sequences"]:
     """Value of each sequence by the expansion of `order` 1 or 2; the pairs of a token with itself, where the row counts them, are exact.
 
-    With `sampled` groups the expansion is a control variate: what the pairs inside the groups leave over, scaled to all pairs, is added. Where that makes a
-    sum that must be positive no longer so, the sequence keeps the expansion alone.
+    With `sampled` groups the expansion is a control variate: what the pairs inside the groups leave over, scaled to all pairs, is added. Where
+    that makes a sum that must be positive no longer so, the sequence keeps the expansion alone.
     """
     sums = _sum_tokens(hidden, sequences, whole, row, settings, order)
     items = count_items(whole.tokens, hidden.shape[2], row)
@@ -161,7 +161,9 @@ class _UnitSums(torch.autograd.Function):
             norms[:, places] = torch.linalg.vector_norm(tokens, dim=-1)
             scale = _inverse(norms[:, places], epsilon)
             if sequences.packed:
-                resultant.index_add_(0, sequences.index[:, places].reshape(-1), (tokens * scale[..., None]).reshape(-1, features))
+                resultant.index_add_(
+                    0, sequences.index[:, places].reshape(-1), (tokens * scale[..., None]).reshape(-1, features)
+                )
             else:
                 resultant += torch.bmm(scale[:, None, :], tokens)[:, 0]
         ctx.sequences, ctx.epsilon = sequences, epsilon
@@ -198,11 +200,17 @@ class _UnitSums(torch.autograd.Function):
 
 
 class _GroupSums(torch.autograd.Function):
-    """Sums of any transform, and of its second moment: (hidden) -> squares [groups, items], resultant and weighted [groups, width], products [groups]."""
+    """Sums of any transform, and of its second moment: squares [groups, items], resultant and weighted [groups, width], products [groups]."""
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, grouping: Grouping, row: Formulation, settings: Settings, products: bool, weighted: bool
+        ctx: Any,
+        hidden: Tensor,
+        grouping: Grouping,
+        row: Formulation,
+        settings: Settings,
+        products: bool,
+        weighted: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         squares, resultants, of_squares, of_products, kept = [], [], [], [], []
         for _, vectors, _ in portions(hidden, grouping, row, settings):

@@ -32,7 +32,9 @@ class Partition:
         if self.size < 2:
             raise UserError(f"pairs=Partition({self.size}): a group needs at least 2 tokens to have a pair")
         if self.control not in (0, 1, 2):
-            raise UserError(f"pairs=Partition({self.size}, control={self.control}): control is the order of an expansion, 1 or 2, or 0 for none")
+            raise UserError(
+                f"pairs=Partition({self.size}, control={self.control}): control is the order of an expansion, 1 or 2, or 0 for none"
+            )
 
 
 @dataclass(frozen=True)

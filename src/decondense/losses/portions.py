@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from decondense.losses.formulations import Formulation, Settings, standardised_tokens, unit_tokens
 from decondense.losses.pairs import Grouping
+from decondense.losses.row import Formulation, Settings, standardised_tokens, unit_tokens
 from decondense.shapes import Bool, Float
 
 # Transforms of each token by itself: their backward pass can go through the tokens in pieces.
@@ -77,7 +77,9 @@ def put_back(gradient: Tensor, pull: Tensor, groups: slice, grouping: Grouping) 
         if gradient[groups].data_ptr() != pull.data_ptr():
             gradient[groups] = pull
     else:
-        gradient.view(-1, gradient.shape[-1]).index_add_(0, grouping.index[groups].reshape(-1), pull.reshape(-1, pull.shape[-1]))
+        gradient.view(-1, gradient.shape[-1]).index_add_(
+            0, grouping.index[groups].reshape(-1), pull.reshape(-1, pull.shape[-1])
+        )
 
 
 def scale_by_sequence(gradient: Tensor, weights: Float[Tensor, " sequences"], grouping: Grouping) -> None:

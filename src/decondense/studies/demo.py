@@ -14,6 +14,7 @@ from decondense.errors import UserError, choose
 from decondense.evaluate.intervals import Estimate, mean_interval, paired_difference
 from decondense.files import claim_folder, write_json
 from decondense.losses.formulations import FORMULATIONS
+from decondense.models import choose_device
 from decondense.studies import demo_report
 from decondense.studies.provenance import provenance
 from decondense.studies.twins import Arm, TwinSettings, middle_layers, run_arm
@@ -85,7 +86,9 @@ class DemoConfig:
         if self.formulation is not None:
             choose("formulation", self.formulation, FORMULATIONS)
             if self.formulation in ("dispersion", "effective_rank"):
-                raise UserError(f"--formulation {self.formulation}: has an arm already; give --weight or --effective-rank-weight")
+                raise UserError(
+                    f"--formulation {self.formulation}: has an arm already; give --weight or --effective-rank-weight"
+                )
 
     def arms(self) -> list[Arm]:
         """The runs, seed by seed."""
@@ -151,9 +154,7 @@ def summarise(config: DemoConfig, settings: TwinSettings, found: list[dict[str, 
     for name in names:
         runs = of_name[name]
         perplexity = mean_interval([run["perplexity"] for run in runs])
-        difference = paired_difference(
-            [run["perplexity"] for run in runs], [run["perplexity"] for run in baseline]
-        )
+        difference = paired_difference([run["perplexity"] for run in runs], [run["perplexity"] for run in baseline])
         middle = mean_interval([middle_layers(run["mean_cosine"]) for run in runs])
         row: dict[str, Any] = {
             "name": name,
@@ -183,18 +184,6 @@ def summarise(config: DemoConfig, settings: TwinSettings, found: list[dict[str, 
         "summary": summary,
         "verdict": verdict(settings.steps, found[0]["tokens"], config.seeds, BASELINE, sentences),
     }
-
-
-def choose_device(name: str) -> str:
-    """The device that `name` stands for; "auto" is the first that is there of cuda, mps, cpu."""
-    import torch
-
-    present = ["cpu"]
-    if torch.backends.mps.is_available():
-        present.insert(0, "mps")
-    if torch.cuda.is_available():
-        present.insert(0, "cuda")
-    return present[0] if name == "auto" else choose("device", name, present)
 
 
 def _estimate(estimate: Estimate) -> dict[str, float | int | None]:

@@ -28,9 +28,7 @@ def write(out: Path, results: dict[str, Any]) -> None:
     seed = results["config"]["seed"]
     first = [arm for arm in results["arms"] if arm["seed"] == seed]
     titles = [label(arm["name"]) for arm in first]
-    measured = [
-        read_condensation(out / Arm(arm["name"], None, 0.0, seed).folder) for arm in first
-    ]
+    measured = [read_condensation(out / Arm(arm["name"], None, 0.0, seed).folder) for arm in first]
     trajectories = [
         Trajectory(
             label(arm["name"]),
@@ -58,9 +56,14 @@ def write(out: Path, results: dict[str, Any]) -> None:
             x_scale="steps",
             y_scale="log",
         ),
-        trajectory_section(trajectories, text="Condensation is worst when a model has learnt little but how frequent words are." + of_seed),
+        trajectory_section(
+            trajectories,
+            text="Condensation is worst when a model has learnt little but how frequent words are." + of_seed,
+        ),
         heatmap_section(measured, titles, text=of_seed.strip()),
-        details_section("How this was made", {**results["settings"], **results["provenance"]}, command=results["command"]),
+        details_section(
+            "How this was made", {**results["settings"], **results["provenance"]}, command=results["command"]
+        ),
     ]
     subtitle = f"decondense {results['provenance']['decondense']}: a tiny GPT-2 on the text that comes with Python, trained with and without dispersion"
     write_page(out / "report.html", "decondense demo", sections, subtitle)
@@ -78,8 +81,7 @@ def summary_table(results: dict[str, Any]) -> Table:
     if several:
         columns.append(Column("difference (paired)", align="right"))
     columns += [
-        Column(name, align="right")
-        for name in ("bits/byte", "cosine first", "middle", "last", "rho", "seconds")
+        Column(name, align="right") for name in ("bits/byte", "cosine first", "middle", "last", "rho", "seconds")
     ]
     rows = []
     for row in results["summary"]:
@@ -118,7 +120,9 @@ def perplexity_curves(results: dict[str, Any]) -> list[Series]:
 def command(config: dict[str, Any]) -> str:
     """The command that makes this run again."""
     options = [
-        f"--{name.replace('_', '-')} {value}" for name, value in config.items() if name != "workers" and value is not None
+        f"--{name.replace('_', '-')} {value}"
+        for name, value in config.items()
+        if name != "workers" and value is not None
     ]
     return " ".join(["decondense demo", *options])
 

@@ -19,9 +19,12 @@ def cells() -> list[tuple[TwinSettings, Arm]]:
     """Weights of both losses over two seeds at the default budget; two other learning rates and twice the budget at one seed."""
     settings = DemoConfig(device="cpu").settings()
     baseline = (BASELINE, None, 0.0)
-    weights = [("dispersion", "dispersion", weight) for weight in (0.3, 1.0, 3.0)]
+    weights = [("dispersion", "dispersion", weight) for weight in (0.3, 1.0, 3.0, 10.0)]
     weights += [("effective_rank", "effective_rank", weight) for weight in (0.03, 0.1, 0.3)]
-    chosen = [baseline, weights[1], weights[4]]
+    chosen = [
+        baseline,
+        *(kind for kind in weights if kind[2] in (1.0, 3.0) or kind == ("effective_rank", "effective_rank", 0.1)),
+    ]
     found = [(settings, Arm(*kind, seed)) for seed in (0, 1) for kind in (baseline, *weights)]
     others = [dataclasses.replace(settings, learning_rate=rate) for rate in (1e-3, 4e-3)]
     others.append(dataclasses.replace(settings, steps=2 * settings.steps))
@@ -48,7 +51,15 @@ def main() -> None:
         arguments.results,
         {"study": "demo-sweep", "command": "python -m decondense.studies.demo_sweep", **provenance(), "rows": rows},
     )
-    columns = ["arm", Column("weight", "g"), "seed", "steps", Column("rate", "g"), Column("perplexity", ".1f"), Column("middle", ".3f")]
+    columns: list[Column | str] = [
+        "arm",
+        Column("weight", "g"),
+        "seed",
+        "steps",
+        Column("rate", "g"),
+        Column("perplexity", ".1f"),
+        Column("middle", ".3f"),
+    ]
     keys = ("name", "weight", "seed", "steps", "learning_rate", "perplexity", "middle")
     print(Table(columns, [[row[key] for key in keys] for row in rows]).plain())
 

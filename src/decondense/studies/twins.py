@@ -217,7 +217,9 @@ def _build_model(settings: TwinSettings, corpus: Corpus, seed: int) -> Any:
 
 def _save_model(model: Any, corpus: Corpus, folder: Path) -> None:
     prepare_folder(folder)
-    weights = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
+    weights = {
+        name: tensor.detach().contiguous() for name, tensor in model.state_dict().items() if name != "lm_head.weight"
+    }
     with replace_file(folder / "model.safetensors") as temporary:
         require("safetensors.torch", extra="hf").save_file(weights, temporary, metadata={"format": "pt"})
     model.config.architectures = [type(model).__name__]

@@ -13,7 +13,9 @@ def describe_difference(difference: Estimate, baseline: float) -> str:
     size = f"{abs(difference.mean):.1f} ({share})"
     lower = difference.mean < 0
     if difference.low is None or difference.high is None:
-        return f"its held-out perplexity is {size} {'lower' if lower else 'higher'}, by one seed, which tells no interval"
+        return (
+            f"its held-out perplexity is {size} {'lower' if lower else 'higher'}, by one seed, which tells no interval"
+        )
     interval = f"95 % interval of the difference {difference.low:+.1f} to {difference.high:+.1f}"
     if not difference.excludes_zero:
         return f"its held-out perplexity differs by no more than noise ({difference.mean:+.1f}; {interval})"

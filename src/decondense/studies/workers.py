@@ -44,9 +44,7 @@ def run_jobs(
         # Leaving the pool by an error must not wait for jobs that run on for minutes.
         pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(messages,))
         try:
-            futures: list[Future[Result]] = [
-                pool.submit(_run_job, work, job, index) for index, job in enumerate(jobs)
-            ]
+            futures: list[Future[Result]] = [pool.submit(_run_job, work, job, index) for index, job in enumerate(jobs)]
             for future in as_completed(futures):
                 future.result()
             return [future.result() for future in futures]

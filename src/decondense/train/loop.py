@@ -102,7 +102,9 @@ def _update(model: nn.Module, tokens: Tensor, optimizer: torch.optim.Optimizer, 
         group["lr"] = schedule.learning_rate_at(step)
     loss = model(input_ids=tokens, labels=tokens).loss
     if not loss.isfinite():
-        raise FloatingPointError(f"the loss is {loss.item()} at step {step}: lower the learning rate or the weight of the term")
+        raise FloatingPointError(
+            f"the loss is {loss.item()} at step {step}: lower the learning rate or the weight of the term"
+        )
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
     optimizer.step()
