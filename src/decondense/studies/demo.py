@@ -113,7 +113,7 @@ class DemoConfig:
             batch_size=self.batch_size,
             vocabulary=self.vocabulary,
             learning_rate=self.learning_rate,
-            device=choose_device(self.device),
+            device=str(choose_device(self.device)),
             checkpoints=self.checkpoints,
         )
 
