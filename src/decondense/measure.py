@@ -54,7 +54,7 @@ def measure(
         UserError: there is no text, a text has fewer than two tokens, the tokenizer does not belong to the model, the
             model returns NaN or infinity, or a metric is not known.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from transformers import GPT2Config, GPT2Model
         >>> _ = torch.manual_seed(0)

@@ -149,6 +149,17 @@ def test_a_killed_arm_goes_on_to_the_same_result(tmp_path):
     assert {**whole, "seconds": 0} == {**resumed, "seconds": 0}
 
 
+def ends_within(group, seconds):
+    """Whether no process of a group is left after a while."""
+    for _ in range(10 * seconds):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
 def test_an_interrupt_leaves_no_broken_file_and_no_process(tmp_path):
     out = tmp_path / "run"
     script = (
@@ -171,7 +182,6 @@ def test_an_interrupt_leaves_no_broken_file_and_no_process(tmp_path):
     assert process.returncode not in (0, None)
     assert not [found for found in out.rglob("*") if ".part" in found.name]
     assert not (out / "results.json").exists()
-    with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)
+    assert ends_within(process.pid, seconds=20)
     state = torch.load(next(out.glob("*/state.pt")), weights_only=True)
     assert state["step"] % 100 == 0

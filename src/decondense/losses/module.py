@@ -45,7 +45,7 @@ class DispersionLoss(nn.Module):
     A sequence of fewer than two tokens has no pairs: it contributes 0, no gradient, and is left out of the mean. A NaN or infinity at a real
     token makes the loss NaN. What masked positions hold never matters. bfloat16 and float16 are computed, and returned, in float32.
 
-    Example:
+    Examples:
         >>> import torch
         >>> loss = DispersionLoss("dispersion", temperature=1.0)
         >>> cone = torch.ones(2, 16, 8) + 0.1 * torch.randn(2, 16, 8, generator=torch.Generator().manual_seed(0))

@@ -65,7 +65,7 @@ def write(out: Path, results: dict[str, Any]) -> None:
             "How this was made", {**results["settings"], **results["provenance"]}, command=results["command"]
         ),
     ]
-    subtitle = f"decondense {results['provenance']['decondense']}: a tiny GPT-2 on the text that comes with Python, trained with and without dispersion"
+    subtitle = f"decondense {results['provenance']['decondense']}: a tiny GPT-2 on the text that comes with Python, with and without dispersion"
     write_page(out / "report.html", "decondense demo", sections, subtitle)
 
 
