@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 
@@ -147,8 +148,9 @@ class DispersionLoss(nn.Module):
         """
         # Autocast would take the inner products back to half precision.
         with torch.autocast(hidden.device.type, enabled=False):
-            row, settings, pairs = self.formulation, self.settings, self.pairs
+            row, pairs = self.formulation, self.pairs
             step = self.step if step is None else step
+            settings = dataclasses.replace(self.settings, step=step, layer=layer)
             order = _expansion_order(pairs)
             grouping = form_groups(sequences, "all" if isinstance(pairs, Moments) else pairs, step, layer)
             if order:
@@ -172,7 +174,9 @@ class DispersionLoss(nn.Module):
         return values.masked_fill(poisoned, math.nan)
 
     def extra_repr(self) -> str:
-        numbers = ", ".join(f"{name}={value}" for name, value in vars(self.settings).items())
+        numbers = ", ".join(
+            f"{name}={value}" for name, value in vars(self.settings).items() if name not in ("step", "layer")
+        )
         return f"{self.formulation.name!r}, {numbers}, pairs={self.pairs!r}, engine={self.engine!r}"
 
 

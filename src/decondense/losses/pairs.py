@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from decondense.errors import UserError
+from decondense.losses.draws import random_keys
 from decondense.shapes import Bool, Float, Int
 from decondense.sums import Sequences
 
@@ -161,22 +162,3 @@ def _rank_in_sequence(
     first = torch.cumsum(sequences.tokens, 0) - sequences.tokens
     rank = torch.arange(len(token), device=token.device) - first[sequence]
     return token, sequence, rank.clamp(min=0)
-
-
-def random_keys(count: int, seed: int, step: int | Tensor, layer: int, device: torch.device) -> Int[Tensor, " count"]:
-    """`count` pseudo-random integers below 2^32 that depend on (seed, step, layer) and the position alone.
-
-    No generator holds a state, so a forward pass that is recomputed draws the same again. `step` may be a tensor on the device.
-    """
-    state = torch.zeros((), dtype=torch.int64, device=device)
-    for part in (seed, step, layer, torch.arange(count, device=device)):
-        state = _mix(state + part + 0x9E3779B9)
-    return state
-
-
-def _mix(value: Tensor) -> Tensor:
-    """Wellons' 32-bit integer mixer with the least known bias ("lowbias32"), in 64-bit integers."""
-    value = value & 0xFFFFFFFF
-    value = ((value ^ (value >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
-    value = ((value ^ (value >> 15)) * 0x846CA68B) & 0xFFFFFFFF
-    return value ^ (value >> 16)

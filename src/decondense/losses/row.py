@@ -26,12 +26,14 @@ WANG_HE = "Wang & He 2025, Diffuse and Disperse, arXiv 2506.09027"
 
 @dataclass(frozen=True)
 class Settings:
-    """The numbers of `DispersionLoss` that a formulation may read."""
+    """The numbers that a formulation may read: those of `DispersionLoss`, and the step and layer that a row draws random numbers from."""
 
     temperature: float = 1.0
     clamp: float = 0.1
     epsilon: float = 1e-2
     margin: float = 0.5
+    step: int | Tensor = 0
+    layer: int = 0
 
 
 Transform = Callable[[Tensor, Tensor, Settings], Tensor]

@@ -7,7 +7,15 @@ import math
 import torch
 from torch import Tensor
 
-from decondense.losses.row import AUTHORS, Formulation, Settings, centred_tokens, unit_tokens
+from decondense.losses.draws import random_directions
+from decondense.losses.row import (
+    AUTHORS,
+    Formulation,
+    Settings,
+    centred_tokens,
+    standardised_features,
+    unit_tokens,
+)
 from decondense.shapes import Bool, Float
 
 
@@ -56,6 +64,52 @@ def negative_log_nearest_distance(
     return -(distance.log() * valid).sum(dim=1) / valid.sum(dim=1).clamp(min=1)
 
 
+def deviations(
+    tokens: Float[Tensor, "group size features"], valid: Bool[Tensor, "group size"], settings: Settings
+) -> Float[Tensor, "group size features"]:
+    """Tokens less their mean."""
+    count = valid.sum(dim=1).clamp(min=1)[:, None, None]
+    return (tokens - tokens.sum(dim=1, keepdim=True) / count) * valid[..., None]
+
+
+def anisotropy(
+    vectors: Float[Tensor, "group size features"], valid: Bool[Tensor, "group size"], settings: Settings
+) -> Float[Tensor, " group"]:
+    # IsoScore reads the spectrum through its trace and its norm alone, so no eigenvalue is computed: with r = tr C / ||C||_F,
+    # IsoScore = (r^2 - 1) / (F - 1). Derived in the documentation of the losses.
+    features = vectors.shape[2]
+    moment = vectors.mT @ vectors if features <= vectors.shape[1] else vectors @ vectors.mT
+    norm = moment.square().sum(dim=(1, 2))
+    trace = vectors.square().sum(dim=(1, 2))
+    rank = trace.square() / norm.masked_fill(norm == 0, 1.0)
+    return 1 - (rank - 1) / max(features - 1, 1)
+
+
+# The integral of Epps and Pulley's test by the trapezoid rule, as LeJEPA has it: the integrand is even and falls as exp(-t^2 / 2).
+KNOTS, LAST_KNOT, PROJECTIONS = 17, 5.0, 64
+
+
+def distance_to_normal(
+    vectors: Float[Tensor, "group features size"], valid: Bool[Tensor, "group size"], settings: Settings
+) -> Float[Tensor, " group"]:
+    features = vectors.shape[1]
+    tokens = valid.sum(dim=1).to(vectors.dtype).clamp(min=1)
+    directions = random_directions(features, PROJECTIONS, 0, settings.step, settings.layer, vectors.device)
+    # `standardised_features` gives rows of length one: variance one is sqrt(L - 1) of that.
+    projected = vectors.mT @ directions.to(vectors.dtype) * (tokens - 1).clamp(min=0).sqrt()[:, None, None]
+    knots = torch.linspace(0, LAST_KNOT, KNOTS, dtype=vectors.dtype, device=vectors.device)
+    weights = torch.full_like(knots, 2 * LAST_KNOT / (KNOTS - 1))
+    weights[[0, -1]] /= 2
+    normal = (-0.5 * knots.square()).exp()
+    value = torch.zeros_like(tokens)
+    for knot, weight, expected in zip(knots, weights * normal / math.sqrt(2 * math.pi), normal, strict=True):
+        phase = projected * knot
+        real = (phase.cos() * valid[..., None]).sum(dim=1) / tokens[:, None]
+        imaginary = (phase.sin() * valid[..., None]).sum(dim=1) / tokens[:, None]
+        value = value + weight * ((real - expected).square() + imaginary.square()).mean(dim=1)
+    return value
+
+
 WHOLE_ROWS = [
     Formulation(
         name="perplexity_entropy",
@@ -77,5 +131,19 @@ WHOLE_ROWS = [
         source="Sablayrolles et al. 2019, arXiv 1806.03198; DINOv2",
         transform=unit_tokens,
         function=negative_log_nearest_distance,
+    ),
+    Formulation(
+        name="isoscore",
+        formula="1 - IsoScore* = 1 - (r^2 - 1) / (F - 1), r = tr C / ||C||_F, C the covariance of the tokens",
+        source="Rudman & Eickhoff 2024, I-STAR, arXiv 2305.19358; without shrinkage",
+        transform=deviations,
+        function=anisotropy,
+    ),
+    Formulation(
+        name="sigreg",
+        formula="mean_a int |mean_i exp(i t a.x_i) - exp(-t^2/2)|^2 N(t; 0, 1) dt, x standardised, a random directions",
+        source="Balestriero & LeCun 2025, LeJEPA, arXiv 2511.08544; Epps & Pulley 1983, divided by L",
+        transform=standardised_features,
+        function=distance_to_normal,
     ),
 ]

@@ -53,7 +53,7 @@ class DemoConfig:
     seeds: int = 1
     seed: int = 0
     steps: int = 300
-    weight: float = 1.0
+    weight: float = 3.0
     effective_rank_weight: float = 0.1
     formulation: str | None = None
     formulation_weight: float = 0.1
