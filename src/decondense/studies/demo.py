@@ -131,10 +131,10 @@ def run(config: DemoConfig, say: Callable[[str], None] = print) -> dict[str, Any
         f"{len(arms)} runs of {settings.steps} steps, {min(workers, len(arms))} side by side on {settings.device}; "
         f"results go to {out}"
     )
-    began = time.perf_counter()
+    began, origin = time.perf_counter(), provenance()
     jobs = [(out, settings, arm) for arm in arms]
     found = run_jobs(run_arm, jobs, [arm.folder for arm in arms], settings.steps, min(workers, len(arms)))
-    results = summarise(config, settings, found)
+    results = summarise(config, settings, found, origin)
     write_json(out / "results.json", results)
     demo_report.write(out, results)
     say(demo_report.summary_table(results).plain())
@@ -145,7 +145,9 @@ def run(config: DemoConfig, say: Callable[[str], None] = print) -> dict[str, Any
     return results
 
 
-def summarise(config: DemoConfig, settings: TwinSettings, found: list[dict[str, Any]]) -> dict[str, Any]:
+def summarise(
+    config: DemoConfig, settings: TwinSettings, found: list[dict[str, Any]], origin: dict[str, Any]
+) -> dict[str, Any]:
     """The content of `results.json` from the numbers of the arms."""
     names = list(dict.fromkeys(arm["name"] for arm in found))
     of_name = {name: [arm for arm in found if arm["name"] == name] for name in names}
@@ -177,7 +179,7 @@ def summarise(config: DemoConfig, settings: TwinSettings, found: list[dict[str, 
     return {
         "kind": "demo",
         "command": demo_report.command(dataclasses.asdict(config)),
-        "provenance": provenance(),
+        "provenance": origin,
         "config": {**dataclasses.asdict(config), "out": str(config.out)},
         "settings": dataclasses.asdict(settings),
         "arms": found,
