@@ -1,6 +1,10 @@
 """Every engine gives what the eager definition gives: value and gradient, for every mask, document and choice of pairs."""
 
+import dataclasses
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -123,9 +127,10 @@ def test_gradcheck(name):
 
 def test_a_second_derivative_is_refused_with_a_reason():
     hidden = random_hidden().requires_grad_()
-    (gradient,) = torch.autograd.grad(DispersionLoss()(hidden), hidden, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
+    for pairs in ("all", Partition(4), Partition(4, control=1), Moments(1), Moments(2)):
+        (gradient,) = torch.autograd.grad(DispersionLoss(pairs=pairs)(hidden), hidden, create_graph=True)
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            gradient.sum().backward()
 
 
 @pytest.mark.parametrize("name", [name for name in FORMULATIONS if name not in SUMS])
@@ -161,6 +166,20 @@ def test_logits_stay_inside_their_bounds(name, temperature):
     # float32 rounding of logits up to 80
     assert logits.min() == pytest.approx(low, rel=1e-5)
     assert logits.max() == pytest.approx(high, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", SUMS)
+@pytest.mark.parametrize("epsilon", [0.0, 0.01])
+def test_the_backward_pass_of_a_transform_is_its_derivative(name, epsilon):
+    tokens = random_hidden(16, (2, 6, 5)).requires_grad_()
+    valid = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
+    transform, settings = FORMULATIONS[name].transform, Settings(epsilon=epsilon)
+    masked = torch.where(valid[..., None], tokens, 0.0)
+    vectors = transform(masked, valid, settings)
+    pull = random_hidden(17, vectors.shape)
+    (expected,) = torch.autograd.grad(vectors, tokens, pull)
+    found = transform.backward(masked.detach(), valid, pull, settings)
+    torch.testing.assert_close(torch.where(valid[..., None], found, 0.0), expected, rtol=1e-10, atol=1e-12)
 
 
 # --- moments ------------------------------------------------------------------------------------------------------------------------
@@ -243,9 +262,7 @@ def test_orders_one_and_two_have_the_gradient_of_their_value_where_the_coefficie
     fused = value_and_gradient(DispersionLoss(name, pairs=Moments(1)), hidden, **layout)
     row = FORMULATIONS[name]
     # The same transform under another name takes the path that gathers groups.
-    import dataclasses
-
-    other = dataclasses.replace(row, transform=lambda tokens, valid, settings: row.transform(tokens, valid, settings))
+    other = dataclasses.replace(row, transform=dataclasses.replace(row.transform, name="another"))
     general = value_and_gradient(DispersionLoss(other, pairs=Moments(1)), hidden, **layout)
     assert_same(fused, general)
 
@@ -333,3 +350,10 @@ def test_half_precision_is_summed_in_float32(pairs, dtype):
     # The input is the same; sums of float32 err by 1e-6, and the gradient is rounded to the input's precision once.
     torch.testing.assert_close(values, exact.float(), rtol=1e-5, atol=1e-6)
     assert (gradient - exact_gradient).abs().max() <= torch.finfo(dtype).eps * exact_gradient.abs().max()
+
+
+def test_inside_a_compiled_function():
+    script = Path(__file__).with_name("compiled_loss.py")
+    finished = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    assert finished.stdout.count("compiled") == 6

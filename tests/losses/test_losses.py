@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from decondense import DispersionLoss, Partition, Subset, UserError
 from decondense.losses.formulations import FORMULATIONS
 
-COSINE = [name for name, row in FORMULATIONS.items() if row.transform.__name__ == "unit_tokens"]
+COSINE = [name for name, row in FORMULATIONS.items() if row.transform.name == "unit_tokens"]
 SAMPLED = [name for name, row in FORMULATIONS.items() if row.function is None and not row.features]
 names = pytest.mark.parametrize("name", FORMULATIONS)
 

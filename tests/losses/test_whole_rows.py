@@ -34,7 +34,9 @@ def test_isoscore_of_known_clouds():
 
 
 def test_isoscore_by_its_package():
-    package = pytest.importorskip("IsoScore.IsoScore", reason="IsoScore is not installed (pip install IsoScore --no-deps)")
+    package = pytest.importorskip(
+        "IsoScore.IsoScore", reason="IsoScore is not installed (pip install IsoScore --no-deps)"
+    )
     hidden = normal(1, 1, 60, 8) * torch.arange(1, 9)
     star = package.istar()
     # No shrinkage: zeta = 0. The package takes the square root of the number of features in float32.

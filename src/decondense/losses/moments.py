@@ -19,7 +19,8 @@ from decondense.losses.aggregate import aggregate, count_items
 from decondense.losses.blocked import Call, Expansion, sum_pairs
 from decondense.losses.pairs import Grouping
 from decondense.losses.portions import portions, pull_back, put_back
-from decondense.losses.row import Formulation, Settings, unit_tokens
+from decondense.losses.row import Formulation, Settings
+from decondense.losses.transforms import unit_tokens
 from decondense.shapes import Float
 from decondense.sums import Sequences, sum_by_sequence
 

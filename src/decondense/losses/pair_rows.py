@@ -7,17 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from decondense.losses.row import (
-    AUTHORS,
-    PAPER,
-    WANG_HE,
-    Formulation,
-    Settings,
-    centred_tokens,
-    standardised_features,
-    standardised_tokens,
-    unit_tokens,
-)
+from decondense.losses.row import AUTHORS, PAPER, WANG_HE, Formulation, Settings
+from decondense.losses.transforms import centred_tokens, standardised_features, standardised_tokens, unit_tokens
 from decondense.shapes import Float
 
 

@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 
 from decondense.losses.pairs import Grouping
-from decondense.losses.row import Formulation, Settings, standardised_tokens, unit_tokens
+from decondense.losses.row import Formulation, Settings
 from decondense.shapes import Bool, Float
 
-# Transforms of each token by itself: their backward pass can go through the tokens in pieces.
-TOKENWISE = (unit_tokens, standardised_tokens)
 # Items on a side of a block of pairs, and pairs at once: on a processor the few buffers of a block stay in its cache; on a GPU a kernel is
 # long enough to be worth its start.
 BLOCK_OF = {"cpu": 256, "cuda": 2048}
@@ -54,21 +52,17 @@ def pull_back(
     """The gradient by the vectors of some groups, turned into that by their tokens: the transform's backward pass. May overwrite `pull`."""
     tokens, valid = read_tokens(hidden, groups, grouping)
     real = _all_if_none(valid, tokens)
-    if row.transform not in TOKENWISE:
-        return _through(tokens, real, pull, row, settings)
-    length, piece = tokens.shape[1], BLOCK_OF["cpu"]
-    for start in range(0, length, piece):
-        places = slice(start, min(start + piece, length))
-        pull[:, places] = _through(tokens[:, places], real[:, places], pull[:, places], row, settings)
+    backward = row.transform.backward
+    assert backward is not None, "a row whose transform has no backward pass is run by the eager engine"
+    length = tokens.shape[1]
+    if not row.transform.tokenwise:
+        found = backward(tokens, real, pull, settings)
+        return found if valid is None else found.masked_fill(~valid[..., None], 0.0)
+    for start in range(0, length, BLOCK_OF["cpu"]):
+        places = slice(start, min(start + BLOCK_OF["cpu"], length))
+        found = backward(tokens[:, places], real[:, places], pull[:, places], settings)
+        pull[:, places] = found if valid is None else found.masked_fill_(~valid[:, places, None], 0.0)
     return pull
-
-
-def _through(tokens: Tensor, real: Tensor, pull: Tensor, row: Formulation, settings: Settings) -> Tensor:
-    with torch.enable_grad():
-        leaf = tokens.detach().requires_grad_()
-        vectors = row.transform(leaf, real, settings)
-    (found,) = torch.autograd.grad(vectors, leaf, pull)
-    return found.masked_fill(~real[..., None], 0.0)
 
 
 def put_back(gradient: Tensor, pull: Tensor, groups: slice, grouping: Grouping) -> None:

@@ -1,4 +1,4 @@
-"""What a row of the table of formulations is: its settings, its parts, and the transforms that rows share.
+"""What a row of the table of formulations is: its settings and its parts.
 
 A row knows token vectors and settings. It does not know batches, padding beyond `valid`, documents, or which pairs are taken: `pairs.py` brings
 the tokens of a sequence (or a random part of them) as one group, and an engine sums over the pairs of a group.
@@ -6,16 +6,13 @@ the tokens of a sequence (or a random part of them) as one group, and an engine 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from decondense.shapes import Bool, Float
-from decondense.sums import unit
+from decondense.losses.transforms import Transform
 
 PAPER = (
     "Dispersion loss counteracts embedding condensation in small language models, ICML 2026, arXiv 2602.00217, Table 1"
@@ -36,9 +33,6 @@ class Settings:
     layer: int = 0
 
 
-Transform = Callable[[Tensor, Tensor, Settings], Tensor]
-"""(tokens [group, size, features], valid [group, size], settings) -> vectors [group, items, width], zero where not valid."""
-
 PairFunction = Callable[[Tensor, Settings], Tensor]
 """(inner products or squared distances of any shape, settings) -> the pair's value, or its logit under `log_mean_exp`."""
 
@@ -54,7 +48,7 @@ class Formulation:
         name: the name that `DispersionLoss` takes.
         formula: the equation, with u the transformed tokens, c_ij = u_i . u_j, d_ij = ||u_i - u_j||, L tokens, F features, t the temperature.
         source: where the equation comes from.
-        transform: tokens -> vectors.
+        transform: tokens -> vectors, and back.
         pair: value (or logit) of a pair; None for a row that is no sum over pairs.
         slope: first derivative of `pair` by its argument; the blocked engine and `Moments` need it.
         curvature: second derivative of `pair`; where it is None the row has no expansion in moments (`pair` is not smooth, or reads distances of
@@ -82,39 +76,3 @@ class Formulation:
     distances: bool = False
     features: bool = False
     penalty: Callable[[Tensor], Tensor] | None = None
-
-
-def unit_tokens(
-    tokens: Float[Tensor, "group size features"], valid: Bool[Tensor, "group size"], settings: Settings
-) -> Float[Tensor, "group size features"]:
-    return unit(tokens, settings.epsilon)
-
-
-def centred_tokens(
-    tokens: Float[Tensor, "group size features"], valid: Bool[Tensor, "group size"], settings: Settings
-) -> Float[Tensor, "group size features"]:
-    # Distances do not see a common shift, so the centre is a constant; without it ||u_i||^2 + ||u_j||^2 - 2 c_ij would cancel in a narrow cone.
-    count = valid.sum(dim=1).clamp(min=1)[:, None, None]
-    return (tokens - tokens.detach().sum(dim=1, keepdim=True) / count) * valid[..., None]
-
-
-def standardised_tokens(
-    tokens: Float[Tensor, "group size features"], valid: Bool[Tensor, "group size"], settings: Settings
-) -> Float[Tensor, "group size features"]:
-    """Tokens with mean 0 and unbiased variance 1 over their features, scaled so that inner products are correlations."""
-    width = tokens.shape[-1]
-    centred = tokens - tokens.mean(dim=-1, keepdim=True)
-    deviation = torch.linalg.vector_norm(centred, dim=-1, keepdim=True) / math.sqrt(max(width - 1, 1))
-    return centred / deviation.masked_fill(deviation == 0, 1.0) / math.sqrt(max(width - 1, 1))
-
-
-def standardised_features(
-    tokens: Float[Tensor, "group size features"], valid: Bool[Tensor, "group size"], settings: Settings
-) -> Float[Tensor, "group features size"]:
-    """Features with mean 0 and unbiased variance 1 over the valid tokens, scaled so that inner products are correlations."""
-    count = valid.sum(dim=1)[:, None, None].to(tokens.dtype)
-    centred = (tokens - tokens.sum(dim=1, keepdim=True) / count.clamp(min=1)) * valid[..., None]
-    freedom = (count - 1).clamp(min=1).sqrt()
-    deviation = torch.linalg.vector_norm(centred, dim=1, keepdim=True) / freedom
-    # A constant feature has no correlation with any other: it stays zero.
-    return (centred / deviation.masked_fill(deviation == 0, 1.0) / freedom).mT

@@ -8,14 +8,8 @@ import torch
 from torch import Tensor
 
 from decondense.losses.draws import random_directions
-from decondense.losses.row import (
-    AUTHORS,
-    Formulation,
-    Settings,
-    centred_tokens,
-    standardised_features,
-    unit_tokens,
-)
+from decondense.losses.row import AUTHORS, Formulation, Settings
+from decondense.losses.transforms import centred_tokens, deviations, standardised_features, unit_tokens
 from decondense.shapes import Bool, Float
 
 
@@ -62,14 +56,6 @@ def negative_log_nearest_distance(
     neighbour = torch.gather(vectors, 1, nearest[..., None].expand_as(vectors))
     distance = torch.linalg.vector_norm(vectors - neighbour, dim=-1).clamp(min=1e-8)
     return -(distance.log() * valid).sum(dim=1) / valid.sum(dim=1).clamp(min=1)
-
-
-def deviations(
-    tokens: Float[Tensor, "group size features"], valid: Bool[Tensor, "group size"], settings: Settings
-) -> Float[Tensor, "group size features"]:
-    """Tokens less their mean."""
-    count = valid.sum(dim=1).clamp(min=1)[:, None, None]
-    return (tokens - tokens.sum(dim=1, keepdim=True) / count) * valid[..., None]
 
 
 def anisotropy(

@@ -178,6 +178,8 @@ def summarise(
         summary.append(row)
     return {
         "kind": "demo",
+        "study": "demo",
+        "commit": origin["commit"],
         "command": demo_report.command(dataclasses.asdict(config)),
         "provenance": origin,
         "config": {**dataclasses.asdict(config), "out": str(config.out)},

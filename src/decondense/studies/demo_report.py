@@ -75,7 +75,7 @@ def label(name: str) -> str:
 
 
 def summary_table(results: dict[str, Any]) -> Table:
-    """One row an arm; with several seeds means and 95 % intervals, and the paired difference in perplexity."""
+    """One row an arm; with several seeds means, half widths of 95 % t intervals, and the paired difference in perplexity."""
     several = results["config"]["seeds"] > 1
     columns = [Column("arm", align="left"), Column("perplexity", align="right")]
     if several:
@@ -129,6 +129,7 @@ def command(config: dict[str, Any]) -> str:
 
 def _write(estimate: dict[str, Any], form: str, interval: bool = True) -> str:
     text = format(estimate["mean"], form)
-    if interval and estimate["low"] is not None:
-        text += f" [{estimate['low']:{form}}, {estimate['high']:{form}}]"
+    if interval and estimate["high"] is not None:
+        # A t interval is symmetric: half of it says all.
+        text += f" ±{estimate['high'] - estimate['mean']:{form.lstrip('+')}}"
     return text
