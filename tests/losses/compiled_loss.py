@@ -27,7 +27,7 @@ def main() -> None:
             return 2 * loss(3 * tensor, mask=mask, step=1)
 
         results = []
-        for function in (scaled, torch.compile(scaled, backend="aot_eager")):
+        for function in (scaled, torch.compile(scaled, backend="aot_eager", fullgraph=True)):
             leaf = hidden.clone().requires_grad_()
             value = function(leaf)
             value.backward()

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from decondense.losses.aggregate import aggregate, count_items
 from decondense.losses.pairs import Grouping
@@ -83,30 +82,92 @@ def blocked(
 
 def sum_pairs(hidden: Float[Tensor, "batch length features"], call: Call) -> Float[Tensor, " sequences"]:
     """Sum over the pairs of each sequence, pairs inside groups scaled to all pairs. Can be differentiated once."""
-    total: Tensor = _SumPairs.apply(hidden, call)
+    keep = hidden.requires_grad and torch.is_grad_enabled() and not call.recompute
+    total: Tensor = torch.ops.decondense.sum_pairs(hidden, *_flatten(call), keep)[0]
     return total
 
 
-class _SumPairs(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, call: Call) -> Tensor:
-        keep = bool(ctx.needs_input_grad[0]) and not call.recompute
-        total, gradient = _go_over_pairs(hidden, call, keep)
-        ctx.call = call
-        ctx.save_for_backward(hidden, gradient)
-        return total
+# The sum is one operator to torch, so that torch.compile takes it whole and does not unroll the loop over blocks.
+_ARGUMENTS = (
+    "Tensor hidden, Tensor? index, Tensor? valid, Tensor sequence, Tensor tokens, Tensor shift, Tensor? expansion, "
+    "str row, float[] numbers, bool diagonal"
+)
+# Operators take names, not rows: those that calls have used, by name and identity (a row need not be the table's own).
+_rows: dict[str, Formulation] = {}
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
-        hidden, gradient = ctx.saved_tensors
-        if gradient is None:
-            _, gradient = _go_over_pairs(hidden, ctx.call, True)
-        else:
-            gradient = gradient.clone()
-        assert gradient is not None, "a gradient was asked for"
-        scale_by_sequence(gradient, upstream[0], ctx.call.grouping)
-        return gradient.to(hidden.dtype), None
+
+def _flatten(call: Call) -> tuple[Any, ...]:
+    grouping, settings = call.grouping, call.settings
+    name = f"{call.row.name} {id(call.row)}"
+    _rows[name] = call.row
+    expansion = None
+    if call.expansion is not None:
+        parts = call.expansion
+        expansion = torch.stack([parts.at, parts.value, parts.slope, parts.curvature])
+    numbers = [float(number) for number in (settings.temperature, settings.clamp, settings.epsilon, settings.margin)]
+    places = (grouping.index, grouping.valid, grouping.sequence, grouping.tokens)
+    return (*places, call.shift, expansion, name, numbers, call.diagonal)
+
+
+def _unflatten(*flat: Any) -> Call:
+    *places, shift, expansion, name, numbers, diagonal = flat
+    taken_off = None if expansion is None else Expansion(*expansion)
+    return Call(_rows[name], Settings(*numbers), Grouping(*places), shift, False, taken_off, diagonal)
+
+
+@torch.library.custom_op(
+    "decondense::sum_pairs", mutates_args=(), schema=f"({_ARGUMENTS}, bool keep) -> (Tensor, Tensor)"
+)
+def _sum_pairs(hidden: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    *flat, keep = arguments
+    total, gradient = _go_over_pairs(hidden, _unflatten(*flat), keep)
+    return total, hidden.new_empty(0) if gradient is None else gradient
+
+
+@_sum_pairs.register_fake
+def _(hidden: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    shift, keep = arguments[4], arguments[-1]
+    return torch.empty_like(shift), hidden.new_empty(hidden.shape, dtype=shift.dtype) if keep else hidden.new_empty(0)
+
+
+@torch.library.custom_op("decondense::pull_pairs", mutates_args=(), schema=f"({_ARGUMENTS}, Tensor upstream) -> Tensor")
+def _pull_pairs(hidden: Tensor, *arguments: Any) -> Tensor:
+    *flat, upstream = arguments
+    call = _unflatten(*flat)
+    _, gradient = _go_over_pairs(hidden, call, True)
+    assert gradient is not None, "a gradient was asked for"
+    scale_by_sequence(gradient, upstream, call.grouping)
+    return gradient.to(hidden.dtype)
+
+
+@_pull_pairs.register_fake
+def _(hidden: Tensor, *arguments: Any) -> Tensor:
+    return torch.empty_like(hidden)
+
+
+def _set_up(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    hidden, *flat, keep = inputs
+    ctx.others = tuple(flat[6:])
+    ctx.save_for_backward(hidden, *flat[:6], output[1] if keep else None)
+
+
+def _pull(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        raise RuntimeError(
+            "the gradient of the blocked engine is computed, not recorded, so it cannot be differentiated again "
+            "(nor go through torch.func): use DispersionLoss(..., engine='eager')"
+        )
+    hidden, *flat, kept = ctx.saved_tensors
+    if kept is None:
+        gradient = torch.ops.decondense.pull_pairs(hidden, *flat, *ctx.others, upstream)
+    else:
+        gradient = kept.clone()
+        scale_by_sequence(gradient, upstream, Grouping(*flat[:4]))
+        gradient = gradient.to(hidden.dtype)
+    return (gradient, *[None] * 10)
+
+
+torch.library.register_autograd("decondense::sum_pairs", _pull, setup_context=_set_up)
 
 
 def _find_shift(
@@ -150,7 +211,7 @@ def _go_over_pairs(
         owner = grouping.sequence[groups]
         level = shift[owner][:, None, None]
         taken_off = None if call.expansion is None else call.expansion.of_groups(owner)
-        in_place = gradient is not None and grouping.index is None and not row.features
+        in_place = gradient is not None and grouping.index is None and row.transform.tokenwise
         pull = (
             (gradient[groups] if in_place and gradient is not None else torch.zeros_like(vectors))
             if want_gradient
@@ -199,7 +260,8 @@ def _go_over_pairs(
         totals.index_add_(0, owner.to(totals.device), total)
         if pull is not None and gradient is not None:
             pull = pull_back(hidden, pull, groups, grouping, row, settings)
-            put_back(gradient, pull, groups, grouping)
+            if not in_place:
+                put_back(gradient, pull, groups, grouping)
     return totals.to(shift), gradient
 
 

@@ -49,7 +49,10 @@ def pull_back(
     row: Formulation,
     settings: Settings,
 ) -> Float[Tensor, "groups size features"]:
-    """The gradient by the vectors of some groups, turned into that by their tokens: the transform's backward pass. May overwrite `pull`."""
+    """The gradient by the vectors of some groups, turned into that by their tokens: the transform's backward pass.
+
+    It overwrites `pull`, and returns it, where the transform is tokenwise.
+    """
     tokens, valid = read_tokens(hidden, groups, grouping)
     real = _all_if_none(valid, tokens)
     backward = row.transform.backward
@@ -68,8 +71,7 @@ def pull_back(
 def put_back(gradient: Tensor, pull: Tensor, groups: slice, grouping: Grouping) -> None:
     """Add the gradient by the tokens of some groups to that by the batch."""
     if grouping.index is None:
-        if gradient[groups].data_ptr() != pull.data_ptr():
-            gradient[groups] = pull
+        gradient[groups] = pull
     else:
         gradient.view(-1, gradient.shape[-1]).index_add_(
             0, grouping.index[groups].reshape(-1), pull.reshape(-1, pull.shape[-1])
