@@ -67,7 +67,9 @@ def find(name: str, revision: str | None = None, allow_pickle: bool = False) -> 
     if at and Path(before).expanduser().is_dir():
         raise UserError(f"{before} is a folder and has no revision {after!r}: give the folder alone")
     if name.startswith((".", "~", "/", "\\")) or name.endswith("/") or name.count("/") > 1:
-        raise UserError(f"{name}: no such folder")
+        raise UserError(
+            f"{name}: no such folder; give a local folder with config.json and weights, or a name on the hub"
+        )
     if at and not after:
         raise UserError(f"{name}: no revision after the @; NAME@REVISION names a branch, tag or commit of the hub")
     utils = require("huggingface_hub.utils", extra="hf")
