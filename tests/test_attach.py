@@ -1,5 +1,8 @@
 """What `attach` adds to a model's loss, how it weighs sequences, and that it leaves no trace."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from models import CONFIGS, ENCODERS, build, tokens
@@ -150,6 +153,20 @@ def test_detach_leaves_no_trace():
     assert all(not module._forward_hooks and not module._forward_pre_hooks for module in model.modules())
     assert set(model.__dict__) == before
     attach(model, DispersionLoss()).detach()
+
+
+def test_detaching_twice_and_letting_go():
+    model = build("gpt2").train()
+    first = attach(model, DispersionLoss())
+    first.detach()
+    second = attach(model, DispersionLoss())
+    first.detach()
+    with pytest.raises(UserError, match="attached already"):
+        attach(model, DispersionLoss())
+    gone = weakref.ref(model)
+    del model, first, second
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_training_pass_without_labels_is_refused():

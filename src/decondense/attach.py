@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,8 @@ from decondense.shapes import Float
 
 LAYER_NAMES = ("all", "last", "early_half", "late_half")
 
-_attached: WeakKeyDictionary[nn.Module, Attachment] = WeakKeyDictionary()
+# Weak, so that a model that is let go while a loss is attached is let go.
+_attached: WeakSet[nn.Module] = WeakSet()
 
 
 def attach(
@@ -87,7 +88,7 @@ class Attachment:
             self._model.register_forward_pre_hook(self._begin, with_kwargs=True),
             self._model.register_forward_hook(self._finish),
         ]
-        _attached[self._body] = self
+        _attached.add(self._body)
 
     def loss(self) -> Float[Tensor, ""]:
         """The term of the last training forward pass, not weighted, with its graph.
@@ -100,15 +101,16 @@ class Attachment:
         return self._term
 
     def detach(self) -> None:
-        """Take the loss off: the model is as it was before `attach`."""
+        """Take the loss off: the model is as it was before `attach`. A second call does nothing."""
+        if not self._handles:
+            return
         self._watch.remove()
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
         self._hidden.clear()
         self._term = self._batch = None
-        if _attached.get(self._body) is self:
-            del _attached[self._body]
+        _attached.discard(self._body)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed training needs: the step that random pairs are drawn from, and the weight."""

@@ -137,6 +137,7 @@ def run(config: DemoConfig, say: Callable[[str], None] = print) -> dict[str, Any
     results = summarise(config, settings, found, origin)
     write_json(out / "results.json", results)
     demo_report.write(out, results)
+    say(f"{demo_report.caption(results)}:")
     say(demo_report.summary_table(results).plain())
     say("")
     say(results["verdict"])

@@ -46,7 +46,7 @@ def write(out: Path, results: dict[str, Any]) -> None:
     of_seed = f" Of seed {seed}." if results["config"]["seeds"] > 1 else ""
     sections: list[Section] = [
         text_section("Verdict", results["verdict"], emphasis=True),
-        table_section("Arms", summary_table(results), caption="Each arm on held-out text at the end of training"),
+        table_section("Arms", summary_table(results), caption=caption(results)),
         curve_section(
             curves,
             "step",
@@ -99,6 +99,17 @@ def summary_table(results: dict[str, Any]) -> Table:
         ]
         rows.append(cells)
     return Table(columns, rows)
+
+
+def caption(results: dict[str, Any]) -> str:
+    """What the summary table shows."""
+    seeds = results["config"]["seeds"]
+    if seeds == 1:
+        return "Each arm on held-out text at the end of training"
+    return (
+        f"Each arm on held-out text at the end of training: means over {seeds} seeds, ± half of the 95 % t interval; "
+        "differences are to cross entropy, paired by seed"
+    )
 
 
 def perplexity_curves(results: dict[str, Any]) -> list[Series]:
