@@ -39,5 +39,6 @@ def test_value_and_gradient(case, gradient, engine):
 
 def test_every_formulation_has_golden_cases():
     seen = {OTHER_NAMES.get(case.values[0]["formulation"], case.values[0]["formulation"]) for case in cases()}
-    assert seen == set(FORMULATIONS)
+    # These two have closed forms of their own (test_whole_rows.py).
+    assert seen == set(FORMULATIONS) - {"isoscore", "sigreg"}
     assert len(list(cases())) == 130

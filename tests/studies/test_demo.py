@@ -162,26 +162,33 @@ def ends_within(group, seconds):
 
 def test_an_interrupt_leaves_no_broken_file_and_no_process(tmp_path):
     out = tmp_path / "run"
-    script = (
-        "from pathlib import Path; from decondense.studies.demo import DemoConfig, run\n"
-        "if __name__ == '__main__':\n"
-        f"    run(DemoConfig(out=Path({str(out)!r}), steps=100000, layers=1, width=32, context=32, vocabulary=300, device='cpu'))\n"
-    )
+    options = "steps=100000, layers=1, width=32, context=32, vocabulary=300, device='cpu'"
     path = tmp_path / "script.py"
-    path.write_text(script)
+    path.write_text(
+        "import signal\n"
+        "from pathlib import Path\n"
+        "from decondense.studies.demo import DemoConfig, run\n"
+        "if __name__ == '__main__':\n"
+        # A job in the background of a shell has its interrupts ignored, and hands that on.
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"    run(DemoConfig(out=Path({str(out)!r}), {options}))\n"
+    )
     process = subprocess.Popen([sys.executable, str(path)], stderr=subprocess.PIPE, start_new_session=True, text=True)
-    for _ in range(600):
-        if list(out.glob("*/state.pt")):
-            break
-        time.sleep(0.1)
-    else:
-        process.kill()
-        pytest.fail("no state was saved within a minute")
-    os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=60)
-    assert process.returncode not in (0, None)
+    try:
+        for _ in range(600):
+            if list(out.glob("*/state.pt")):
+                break
+            time.sleep(0.1)
+        else:
+            pytest.fail("no state was saved within a minute")
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=60)
+        assert process.returncode not in (0, None)
+        assert ends_within(process.pid, seconds=20)
+    finally:
+        if not ends_within(process.pid, seconds=1):
+            os.killpg(process.pid, signal.SIGKILL)
     assert not [found for found in out.rglob("*") if ".part" in found.name]
     assert not (out / "results.json").exists()
-    assert ends_within(process.pid, seconds=20)
     state = torch.load(next(out.glob("*/state.pt")), weights_only=True)
     assert state["step"] % 100 == 0
