@@ -35,6 +35,7 @@ def compare_steps(device: torch.device, rounds: int) -> list[dict[str, Any]]:
 
     torch.manual_seed(0)
     model = transformers.GPT2LMHeadModel(transformers.GPT2Config(bos_token_id=0, eos_token_id=0)).to(device).train()
+    model.loss_type = "ForCausalLM"  # GPT-2 names none, and transformers warns of it
     tokens = torch.randint(0, 50257, (1, LENGTH), generator=torch.Generator().manual_seed(0)).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
 

@@ -24,8 +24,8 @@ from decondense.losses.transforms import unit_tokens
 from decondense.shapes import Float
 from decondense.sums import Sequences, sum_by_sequence
 
-# Tokens that are read at once: their vectors stay in a processor's cache between the two products that need them.
-TOKENS_AT_ONCE = {"cpu": 128, "cuda": 1 << 16}
+# Tokens that are read at once: few enough to stay in a cache between the products that need them, enough to be worth a call.
+TOKENS_AT_ONCE = {"cpu": 1024, "cuda": 1 << 16}
 
 
 @dataclass(frozen=True)
@@ -159,14 +159,14 @@ class _UnitSums(torch.autograd.Function):
         norms = torch.empty((batch, length), dtype=dtype, device=hidden.device)
         for places in _pieces(hidden):
             tokens = _read(hidden, sequences, places)
-            norms[:, places] = torch.linalg.vector_norm(tokens, dim=-1)
-            scale = _inverse(norms[:, places], epsilon)
+            norm = torch.linalg.vector_norm(tokens, dim=-1)
+            norms[:, places] = norm
+            scale = _inverse(norm, epsilon)
             if sequences.packed:
-                resultant.index_add_(
-                    0, sequences.index[:, places].reshape(-1), (tokens * scale[..., None]).reshape(-1, features)
-                )
+                scaled = (tokens * scale[..., None]).reshape(-1, features)
+                resultant.index_add_(0, sequences.index[:, places].reshape(-1), scaled)
             else:
-                resultant += torch.bmm(scale[:, None, :], tokens)[:, 0]
+                resultant[:, None].baddbmm_(scale[:, None, :], tokens)
         ctx.sequences, ctx.epsilon = sequences, epsilon
         ctx.save_for_backward(hidden, norms)
         return (norms * _inverse(norms, epsilon)).square(), resultant
@@ -177,26 +177,26 @@ class _UnitSums(torch.autograd.Function):
         of_squares, of_resultant = upstream
         hidden, norms = ctx.saved_tensors
         sequences = ctx.sequences
+        # u = z s with s = 1 / (||z|| + epsilon): pulls (of_resultant + 2 of_squares u) back through s, whose gradient is -s^2 z / ||z||.
+        scale = _inverse(norms, ctx.epsilon)
+        inward = scale.square() / norms.masked_fill(norms == 0, 1.0)
+        own = 2 * of_squares * scale.square() - inward * (2 * of_squares * norms.square() * scale)
+        if sequences.valid is not None:
+            scale, inward, own = scale * sequences.valid, inward * sequences.valid, own * sequences.valid
         gradient = torch.empty_like(hidden)
         for places in _pieces(hidden):
             tokens = _read(hidden, sequences, places)
-            norm = norms[:, places]
-            scale = _inverse(norm, ctx.epsilon)
             if sequences.packed:
                 direction = of_resultant[sequences.index[:, places]]
                 along = torch.linalg.vecdot(tokens, direction)
             else:
                 direction = of_resultant[:, None, :]
                 along = torch.bmm(tokens, of_resultant[:, :, None])[:, :, 0]
-            # u = z s with s = 1 / (||z|| + epsilon): pulls (of_resultant + 2 of_squares u) back through s, whose gradient is -s^2 z / ||z||.
-            twice = 2 * of_squares[:, places]
-            inward = (along + twice * norm.square() * scale) * scale.square() / norm.masked_fill(norm == 0, 1.0)
-            own = twice * scale.square() - inward
-            if sequences.valid is not None:
-                real = sequences.valid[:, places]
-                own, scale = own * real, scale * real
-            found = tokens * own[..., None]
-            gradient[:, places] = found.addcmul_(scale[..., None], direction)
+            factor = torch.addcmul(own[:, places], inward[:, places], along, value=-1)
+            found = gradient[:, places] if gradient.dtype == tokens.dtype else torch.empty_like(tokens)
+            torch.mul(tokens, factor[..., None], out=found).addcmul_(scale[:, places, None], direction)
+            if found.dtype != gradient.dtype:
+                gradient[:, places] = found
         return gradient, None, None
 
 
