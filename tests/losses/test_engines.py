@@ -341,6 +341,16 @@ def test_bad_numbers_and_degenerate_vectors(pairs):
     assert gradient.isfinite().all()
 
 
+@pytest.mark.parametrize("pairs", ["all", Moments(1), Moments(2), Partition(4), Subset(4)], ids=str)
+def test_a_broken_token_that_stands_alone_is_not_hidden(pairs):
+    hidden, mask = random_hidden(), torch.ones(3, 17, dtype=torch.bool)
+    mask[1, 1:] = False
+    hidden[1, 0, 0] = math.nan
+    assert DispersionLoss(pairs=pairs)(hidden, mask=mask).isnan()
+    mask[1, 0] = False
+    assert DispersionLoss(pairs=pairs)(hidden, mask=mask).isfinite()
+
+
 @pytest.mark.parametrize("pairs", ["all", Moments(1), Moments(2), Partition(5, control=1)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_summed_in_float32(pairs, dtype):

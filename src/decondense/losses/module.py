@@ -152,11 +152,12 @@ class DispersionLoss(nn.Module):
             step = self.step if step is None else step
             settings = dataclasses.replace(self.settings, step=step, layer=layer)
             order = _expansion_order(pairs)
+            squares = None
             grouping = form_groups(sequences, "all" if isinstance(pairs, Moments) else pairs, step, layer)
             if order:
                 whole = form_groups(sequences, "all", step, layer) if isinstance(pairs, Partition) else grouping
                 sampled = grouping if isinstance(pairs, Partition) else None
-                values = moments(hidden, sequences, whole, row, settings, order, sampled, recompute)
+                values, squares = moments(hidden, sequences, whole, row, settings, order, sampled, recompute)
             elif self.engine == "eager" or row.slope is None:
                 values = eager(_at_least_float32(hidden), grouping, row, settings)
             else:
@@ -164,10 +165,11 @@ class DispersionLoss(nn.Module):
             if row.penalty is not None:
                 values = values + penalty(_at_least_float32(hidden), grouping, row.penalty)
         values = torch.where(sequences.tokens >= 2, values, 0.0)
-        # A pass over the input that most of the above would not need; but a subset may miss the token, and a hinge may hide it.
-        broken = ~torch.linalg.vector_norm(
-            hidden.detach(), dim=-1, dtype=torch.promote_types(hidden.dtype, torch.float32)
-        ).isfinite()
+        if squares is None:
+            # A pass over the input that most of the above would not need; but a subset may miss the token, and a hinge may hide it.
+            dtype = torch.promote_types(hidden.dtype, torch.float32)
+            squares = torch.linalg.vector_norm(hidden.detach(), dim=-1, dtype=dtype)
+        broken = ~squares.isfinite()
         if sequences.valid is not None:
             broken = broken & sequences.valid
         poisoned = sum_by_sequence(broken.reshape(-1).long(), sequences.index.reshape(-1), len(values)) > 0

@@ -46,11 +46,13 @@ def moments(
     order: int,
     sampled: Grouping | None = None,
     recompute: bool = False,
-) -> Float[Tensor, " sequences"]:
+) -> tuple[Float[Tensor, " sequences"], Float[Tensor, "batch length"] | None]:
     """Value of each sequence by the expansion of `order` 1 or 2; the pairs of a token with itself, where the row counts them, are exact.
 
     With `sampled` groups the expansion is a control variate: what the pairs inside the groups leave over, scaled to all pairs, is added. Where
     that makes a sum that must be positive no longer so, the sequence keeps the expansion alone.
+
+    Also returns the squared lengths of the tokens' vectors, where they were computed in place: what is not finite shows in them.
     """
     sums = _sum_tokens(hidden, sequences, whole, row, settings, order)
     items = count_items(whole.tokens, hidden.shape[2], row)
@@ -62,7 +64,8 @@ def moments(
         corrected = total + sum_pairs(hidden, call)
         positive = corrected > 0 if row.aggregate.startswith("log") else torch.ones_like(corrected, dtype=torch.bool)
         total = torch.where(positive, corrected, total)
-    return aggregate(total, items, row, expanded.shift)
+    squares = sums.squares.detach() if sums.owner is sequences.index else None
+    return aggregate(total, items, row, expanded.shift), squares
 
 
 @dataclass(frozen=True)

@@ -239,6 +239,7 @@ def _scale_x(axes: Any, x_scale: str, last: float) -> None:
     if x_scale == "log":
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda value, _: style.short_number(value))
+        axes.xaxis.set_minor_formatter(lambda value, _: "")
     if x_scale == "steps":
         # 10^x - 1 and its inverse; axes hand values a little below 0 to the inverse while margins are found.
         axes.set_xscale(
