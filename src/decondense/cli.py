@@ -38,7 +38,7 @@ COMMANDS = {
         "decondense.studies.demo",
         "DemoConfig",
         "train twins on the embedded corpus, with and without dispersion: table, pictures, page",
-        "run the same command again",
+        "finished arms are kept, run the same command again to go on",
     ),
     "measure": Command(
         "decondense.commands.measure",
