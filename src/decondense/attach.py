@@ -162,14 +162,15 @@ class Attachment:
                 f"{type(self._model).__name__}: its forward pass ran none of its blocks, so there is no layer to take the loss on"
             )
         first = next(iter(self._hidden.values()))
-        sequences = batch.sequences(first)
+        sequences = batch.sequences(first, self._loss.find_sequences)
         shares = batch.shares(sequences)
         terms = []
         for index, hidden in self._hidden.items():
             # With a model spread over devices the sequences follow each layer.
             values = self._loss.of_sequences(hidden, sequences.to(hidden.device), layer=index, recompute=True)
             terms.append((values * shares.to(values)).sum().to(first.device))
-        return torch.stack(terms).mean()
+        # Without a total cross entropy is a mean over this rank's tokens, and trainers average it over ranks.
+        return sequences.as_part(torch.stack(terms).mean(), averaged=batch.total is None)
 
 
 def select_layers(layers: str | Sequence[int], count: int) -> list[int]:

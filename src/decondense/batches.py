@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 
 from decondense.errors import UserError
 from decondense.shapes import Float
-from decondense.sums import Sequences, find_sequences, sum_by_sequence
+from decondense.sums import Sequences, sum_by_sequence
 
 IGNORED_LABEL = -100
+Find = Callable[[Tensor, Tensor | None, Tensor | None], Sequences]
+"""(hidden states, mask, documents) -> which sequence each token belongs to."""
 UNSHIFTED_LOSSES = ("ForMaskedLM", "ForTokenClassification")
 
 
@@ -35,15 +38,15 @@ class Batch:
     rows: bool
     total: Tensor | float | None
 
-    def sequences(self, hidden: Float[Tensor, "batch length features"]) -> Sequences:
-        """The sequences of the hidden states, the batch checked against their shape."""
+    def sequences(self, hidden: Float[Tensor, "batch length features"], find: Find) -> Sequences:
+        """The sequences of the hidden states as a loss finds them, the batch checked against their shape."""
         shape = hidden.shape[:2]
         for name, given in (("attention_mask", self.mask), ("documents", self.documents), ("labels", self.targets)):
             if given is not None and given.shape != shape:
                 raise UserError(
                     f"{name} has shape {list(given.shape)} where the hidden states have {list(shape)}: expected the same"
                 )
-        return find_sequences(shape, hidden.device, self.mask, self.documents)
+        return find(hidden, None if self.mask is None else self.mask != 0, self.documents)
 
     def shares(self, sequences: Sequences) -> Float[Tensor, " sequences"]:
         """n_b over the denominator: how much each sequence's loss weighs, as cross entropy weighs it."""
@@ -53,12 +56,13 @@ class Batch:
         elif self.targets is None:
             weights = sequences.tokens
         else:
-            targets, index = self.targets.to(device), sequences.index
+            index = sequences.index
+            targets = self.targets.to(device).reshape(index.shape)
             if sequences.packed and sequences.valid is not None:
                 # The last padding token before a document predicts its first token; the target counts, and for that document.
                 following = torch.cat([index[:, 1:], index[:, -1:]], dim=1)
                 index = torch.where(sequences.valid, index, following)
-            weights = sum_by_sequence(targets.reshape(-1).long(), index.reshape(-1), count)
+            weights = sequences.over_ranks(sum_by_sequence(targets.reshape(-1).long(), index.reshape(-1), count))
         total = weights.sum() if self.total is None else torch.as_tensor(self.total, device=device)
         return weights / total.clamp(min=1)
 

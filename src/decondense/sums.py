@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,21 @@ class Sequences:
     valid: Bool[Tensor, "batch length"] | None
     tokens: Int[Tensor, " sequences"]
     packed: bool
+    split: ClassVar[bool] = False
+    """Whether other ranks hold a part of these sequences; then `tokens` counts those too (`losses/parallel.py`)."""
+
+    @property
+    def here(self) -> Int[Tensor, " sequences"]:
+        """The number of real tokens of each sequence that this rank holds."""
+        return self.tokens
+
+    def over_ranks(self, part: Tensor) -> Tensor:
+        """What this rank has summed over its tokens, added up over the ranks that hold the sequences: `part` itself where no other does."""
+        return part
+
+    def as_part(self, term: Tensor, averaged: bool) -> Tensor:
+        """What this rank adds to its loss so that all ranks together have `term` and its gradient once; whether they are `averaged` or summed."""
+        return term
 
     def to(self, device: torch.device) -> Sequences:
         """The same on another device."""
@@ -63,6 +79,11 @@ def find_sequences(
     index = torch.zeros((batch, length), dtype=torch.int64, device=device)
     index[real] = rank[sorted_index]
     return Sequences(index, valid, tokens[order], packed=True)
+
+
+def flat(of_tokens: Tensor | None) -> Tensor | None:
+    """[batch, length] as one row [1, batch length]."""
+    return None if of_tokens is None else of_tokens.reshape(1, -1)
 
 
 def sum_by_sequence(values: Tensor, index: Int[Tensor, " items"], count: int) -> Tensor:

@@ -6,7 +6,6 @@ diagonal is computed once and serves its rows and its columns. Knows rows of the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +13,11 @@ import torch
 from torch import Tensor
 
 from decondense.losses.aggregate import aggregate, count_items
+from decondense.losses.pair_blocks import blocks, evaluate, or_zero, raise_to
 from decondense.losses.pairs import Grouping
-from decondense.losses.portions import block_size, portions, pull_back, put_back, scale_by_sequence
+from decondense.losses.portions import portions, pull_back, put_back, scale_by_sequence
 from decondense.losses.row import Formulation, Settings
-from decondense.shapes import Bool, Float, Int
+from decondense.shapes import Float, Int
 from decondense.sums import sum_by_sequence
 
 # Logits that differ by less than this keep their exponentials, and sums of them, inside float32.
@@ -75,7 +75,9 @@ def blocked(
     With `recompute` nothing but `hidden` lives until the backward pass, which goes over the pairs once more. Without it the gradient is computed
     along with the value and kept; it is as large as `hidden`, in float32. The result can be differentiated once.
     """
-    shift = _find_shift(hidden, grouping, row, settings)
+    shift = fixed_shift(hidden, grouping, row, settings)
+    if shift is None:
+        shift = or_zero(largest_logits(hidden, grouping, row, settings))
     total = sum_pairs(hidden, Call(row, settings, grouping, shift, recompute, None, row.diagonal))
     return aggregate(total, count_items(grouping.tokens, hidden.shape[2], row), row, shift)
 
@@ -120,7 +122,7 @@ def _unflatten(*flat: Any) -> Call:
 )
 def _sum_pairs(hidden: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     *flat, keep = arguments
-    total, gradient = _go_over_pairs(hidden, _unflatten(*flat), keep)
+    total, gradient = go_over_pairs(hidden, _unflatten(*flat), keep)
     return total, hidden.new_empty(0) if gradient is None else gradient
 
 
@@ -134,7 +136,7 @@ def _(hidden: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
 def _pull_pairs(hidden: Tensor, *arguments: Any) -> Tensor:
     *flat, upstream = arguments
     call = _unflatten(*flat)
-    _, gradient = _go_over_pairs(hidden, call, True)
+    _, gradient = go_over_pairs(hidden, call, True)
     assert gradient is not None, "a gradient was asked for"
     scale_by_sequence(gradient, upstream, call.grouping)
     return gradient.to(hidden.dtype)
@@ -170,10 +172,10 @@ def _pull(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
 torch.library.register_autograd("decondense::sum_pairs", _pull, setup_context=_set_up)
 
 
-def _find_shift(
+def fixed_shift(
     hidden: Tensor, grouping: Grouping, row: Formulation, settings: Settings
-) -> Float[Tensor, " sequences"]:
-    """A number near the largest logit of each sequence, subtracted before `exp`; 0 where the row takes no exponential."""
+) -> Float[Tensor, " sequences"] | None:
+    """A number near the largest logit of each sequence, subtracted before `exp`; 0 where the row takes no exponential, None where it is not known."""
     dtype = torch.promote_types(hidden.dtype, torch.float32)
     zero = torch.zeros(len(grouping.tokens), dtype=dtype, device=hidden.device)
     if row.aggregate != "log_mean_exp":
@@ -184,26 +186,26 @@ def _find_shift(
             return zero + high
     if row.distances and row.diagonal:
         return zero  # a token's distance to itself has the largest logit of all
-    # Unbounded, or a temperature so low that exponentials vanish: one more pass, for the largest logit.
-    lowest = torch.finfo(dtype).min
-    largest = torch.full_like(zero, lowest)
+    # Unbounded, or a temperature so low that exponentials vanish.
+    return None
+
+
+def largest_logits(
+    hidden: Tensor, grouping: Grouping, row: Formulation, settings: Settings
+) -> Float[Tensor, " sequences"]:
+    """The largest logit of each sequence, found in a pass of its own; the lowest number where there is none."""
+    dtype = torch.promote_types(hidden.dtype, torch.float32)
+    largest = torch.full((len(grouping.tokens),), torch.finfo(dtype).min, dtype=dtype, device=hidden.device)
     for groups, vectors, valid in portions(hidden, grouping, row, settings):
-        found = torch.full((len(vectors),), lowest, dtype=dtype, device=hidden.device)
-        for _, _, arguments, outside in _blocks(vectors, valid, row.distances):
-            logits = row.pair(arguments, settings)  # type: ignore[misc]
-            if outside is not None:
-                logits = logits.masked_fill(outside, lowest)
-            found = torch.maximum(found, logits.amax(dim=(1, 2)))
-        largest = largest.scatter_reduce(0, grouping.sequence[groups], found, "amax")
-    return largest.masked_fill(largest == lowest, 0.0)
+        raise_to(largest, grouping.sequence[groups], blocks(vectors, valid, row.distances), row, settings)
+    return largest
 
 
-def _go_over_pairs(
+def go_over_pairs(
     hidden: Float[Tensor, "batch length features"], call: Call, want_gradient: bool
 ) -> tuple[Float[Tensor, " sequences"], Float[Tensor, "batch length features"] | None]:
     """Sum over the pairs of each sequence, scaled to all its pairs, and (where wanted) the gradient of these sums by `hidden`."""
     row, settings, grouping, shift = call.row, call.settings, call.grouping, call.shift
-    exponential = row.aggregate == "log_mean_exp"
     scale = _scale_to_all_pairs(call, shift.dtype)
     totals = torch.zeros(len(shift), dtype=torch.float64, device=_exact_device(hidden.device))
     gradient = torch.zeros(hidden.shape, dtype=shift.dtype, device=hidden.device) if want_gradient else None
@@ -219,27 +221,12 @@ def _go_over_pairs(
         )
         slopes = torch.zeros(vectors.shape[:2], dtype=vectors.dtype, device=vectors.device) if row.distances else None
         total = torch.zeros(len(vectors), dtype=torch.float64, device=totals.device)
-        for rows, columns, arguments, outside in _blocks(vectors, valid, row.distances):
+        for rows, columns, arguments, outside in blocks(vectors, valid, row.distances):
             times = 1 if rows == columns else 2
-            values = row.pair(arguments, settings)  # type: ignore[misc]
-            if exponential:
-                values = exponentials = values.sub_(level).exp_()
-            if taken_off is not None:
-                at, height, steepness, bend = taken_off
-                away = arguments - at
-                values = values - (height + steepness * away + 0.5 * bend * away.square())
-            if outside is not None:
-                values.masked_fill_(outside, 0.0)
-            total += times * values.sum(dim=(1, 2)).to(total)
-            if pull is None:
+            values, slope = evaluate(row, settings, arguments, outside, level, taken_off, want_gradient)
+            total += times * values.to(total)
+            if pull is None or slope is None:
                 continue
-            slope = row.slope(arguments, settings)  # type: ignore[misc]
-            if exponential:
-                slope.mul_(exponentials)
-            if taken_off is not None:
-                slope = slope - (steepness + bend * away)
-            if outside is not None:
-                slope.masked_fill_(outside, 0.0)
             pull[:, rows].baddbmm_(slope, vectors[:, columns])
             if slopes is not None:
                 slopes[:, rows] += slope.sum(dim=2)
@@ -263,29 +250,6 @@ def _go_over_pairs(
             if not in_place:
                 put_back(gradient, pull, groups, grouping)
     return totals.to(shift), gradient
-
-
-def _blocks(
-    vectors: Float[Tensor, "groups items width"], valid: Bool[Tensor, "groups items"] | None, distances: bool
-) -> Iterator[tuple[slice, slice, Float[Tensor, "groups rows columns"], Bool[Tensor, ...] | None]]:
-    """Blocks on and above the diagonal of the matrix of pairs: rows, columns, inner products (or squared distances), and what is no pair there."""
-    items = vectors.shape[1]
-    size = block_size(vectors.device, items)
-    squares = vectors.square().sum(dim=-1) if distances else None
-    for start in range(0, items, size):
-        rows = slice(start, min(start + size, items))
-        for other in range(start, items, size):
-            columns = slice(other, min(other + size, items))
-            arguments = torch.bmm(vectors[:, rows], vectors[:, columns].mT)
-            if squares is not None:
-                arguments.mul_(-2).add_(squares[:, rows, None]).add_(squares[:, None, columns]).clamp_(min=0)
-            outside = None
-            if start == other:
-                outside = torch.eye(arguments.shape[1], dtype=torch.bool, device=vectors.device)[None]
-            if valid is not None:
-                padding = ~(valid[:, rows, None] & valid[:, None, columns])
-                outside = padding if outside is None else padding | outside
-            yield rows, columns, arguments, outside
 
 
 def _add_diagonal(

@@ -24,7 +24,7 @@ def eager(
     if row.function is not None:
         return row.function(vectors, valid, settings)
     assert row.pair is not None, "a formulation without a function has a pair function"
-    return _aggregate_pairs(vectors, valid, grouping, row, row.pair, settings)
+    return aggregate_pairs(_pair_arguments(vectors, row.distances), valid, grouping, row, row.pair, settings)
 
 
 def penalty(
@@ -35,22 +35,23 @@ def penalty(
     return sum_by_sequence(terms.sum(dim=1), grouping.sequence, len(grouping.tokens)) / grouping.tokens.clamp(min=1)
 
 
-def _aggregate_pairs(
-    vectors: Float[Tensor, "groups items width"],
+def aggregate_pairs(
+    arguments: Float[Tensor, "groups items items"],
     valid: Bool[Tensor, "groups size"],
     grouping: Grouping,
     row: Formulation,
     pair: PairFunction,
     settings: Settings,
 ) -> Float[Tensor, " sequences"]:
+    """Value of each sequence from the inner products, or squared distances, of the pairs in its groups."""
     sequences = len(grouping.tokens)
-    items = count_items(grouping.tokens, vectors.shape[1], row)
+    items = count_items(grouping.tokens, arguments.shape[1], row)
     if row.features:
-        valid = valid.new_ones(vectors.shape[:2])
+        valid = valid.new_ones(arguments.shape[:2])
 
-    values = pair(_pair_arguments(vectors, row.distances), settings)
+    values = pair(arguments, settings)
     between = valid[:, :, None] & valid[:, None, :]
-    between = between & ~torch.eye(vectors.shape[1], dtype=torch.bool, device=vectors.device)
+    between = between & ~torch.eye(arguments.shape[1], dtype=torch.bool, device=arguments.device)
     itself = values.diagonal(dim1=1, dim2=2)
     shift = torch.zeros(sequences, dtype=values.dtype, device=values.device)
     if row.aggregate == "log_mean_exp":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,10 @@ from decondense.losses.engine import eager, penalty
 from decondense.losses.formulations import FORMULATIONS, Formulation, Settings
 from decondense.losses.moments import moments
 from decondense.losses.pairs import Moments, Pairs, Partition, Subset, form_groups
+from decondense.losses.parallel import over_features, over_pairs
+from decondense.losses.shards import Shards, check_sharding, find_group, find_shards
 from decondense.shapes import Float, Int
-from decondense.sums import Sequences, find_sequences, sum_by_sequence
+from decondense.sums import Sequences, find_sequences, flat, sum_by_sequence
 
 # Beyond this slope of log phi the expansion is far from phi (`dispersion` at temperature 0.2).
 STEEPEST = 1.6
@@ -39,6 +42,11 @@ class DispersionLoss(nn.Module):
         pairs: `"all"`, `Moments(order)`, `Partition(size, control=order)` or `Subset(size)`.
         engine: `"blocked"` goes over blocks of pairs and keeps none; `"eager"` holds all pairs, is the definition, and can be differentiated
             twice; `"auto"` is blocked where the formulation is a sum over pairs, else eager.
+        across: which tokens are one sequence. `"sequence"`: those of a row, or of a document; `"batch"`: all of the batch, whatever their row
+            or document; a process group, or a one-dimensional device mesh (`mesh["dp"]`): all of the batches of all its ranks.
+        sharded_over: the process group, or one-dimensional device mesh (`mesh["cp"]`), over whose ranks the tokens of each row are spread
+            (context or sequence parallelism); None = each rank has whole rows. What a rank gets, and what a trainer must do with it, stands in
+            `decondense.losses.parallel`.
 
     Raises:
         UserError: (a ValueError) an unknown name, or a number outside its range.
@@ -65,6 +73,8 @@ class DispersionLoss(nn.Module):
         margin: float = 0.5,
         pairs: Pairs = "all",
         engine: str = "auto",
+        across: Any = "sequence",
+        sharded_over: Any = None,
     ) -> None:
         super().__init__()
         if isinstance(formulation, str):
@@ -92,6 +102,10 @@ class DispersionLoss(nn.Module):
             raise UserError(
                 f"engine='blocked': {formulation.name} is no sum over pairs with a known slope; use 'auto' or 'eager'"
             )
+        self.across, self.sharded_over = across, sharded_over
+        self._group = find_group(across, sharded_over)
+        if self._group is not None:
+            check_sharding(formulation, pairs, engine)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     def forward(
@@ -130,9 +144,18 @@ class DispersionLoss(nn.Module):
         layer: int = 0,
     ) -> tuple[Float[Tensor, " sequences"], Int[Tensor, " sequences"]]:
         """Value and number of real tokens of each sequence: the rows, or the documents in row order. Arguments as in `forward`."""
-        check_input(hidden, mask, documents)
-        sequences = find_sequences(hidden.shape[:2], hidden.device, mask, documents)
+        sequences = self.find_sequences(hidden, mask, documents)
         return self.of_sequences(hidden, sequences, step, layer), sequences.tokens
+
+    def find_sequences(self, hidden: Tensor, mask: Tensor | None = None, documents: Tensor | None = None) -> Sequences:
+        """The sequences that pairs are taken within, found once for all layers of a model. Arguments and errors as in `forward`."""
+        together = self.across != "sequence"
+        if self._group is not None:
+            return find_shards(hidden, mask, documents, self._group, together, check_input)
+        check_input(hidden, mask, documents)
+        if not together:
+            return find_sequences(hidden.shape[:2], hidden.device, mask, documents)
+        return find_sequences((1, hidden.shape[:2].numel()), hidden.device, flat(mask), None)
 
     def of_sequences(
         self,
@@ -142,10 +165,14 @@ class DispersionLoss(nn.Module):
         layer: int = 0,
         recompute: bool = False,
     ) -> Float[Tensor, " sequences"]:
-        """Values of sequences that were found before (`sums.find_sequences`): once for all layers of a model.
+        """Values of sequences that were found before (`find_sequences`): once for all layers of a model.
 
         With `recompute` the blocked engine keeps nothing between forward and backward pass, and goes over the pairs in both.
         """
+        if len(sequences.tokens) == 0:  # documents, and no token of them is real
+            return _at_least_float32(hidden.reshape(-1)[:0])
+        # Where pairs are taken across the batch all rows are one.
+        hidden = hidden.reshape(*sequences.index.shape, hidden.shape[-1])
         # Autocast would take the inner products back to half precision.
         with torch.autocast(hidden.device.type, enabled=False):
             row, pairs = self.formulation, self.pairs
@@ -158,12 +185,15 @@ class DispersionLoss(nn.Module):
                 whole = form_groups(sequences, "all", step, layer) if isinstance(pairs, Partition) else grouping
                 sampled = grouping if isinstance(pairs, Partition) else None
                 values, squares = moments(hidden, sequences, whole, row, settings, order, sampled, recompute)
+            elif isinstance(sequences, Shards):
+                over = over_features if row.features else over_pairs
+                values = over(hidden, sequences, grouping, row, settings, recompute)
             elif self.engine == "eager" or row.slope is None:
                 values = eager(_at_least_float32(hidden), grouping, row, settings)
             else:
                 values = blocked(hidden, grouping, row, settings, recompute)
             if row.penalty is not None:
-                values = values + penalty(_at_least_float32(hidden), grouping, row.penalty)
+                values = values + sequences.over_ranks(penalty(_at_least_float32(hidden), grouping, row.penalty))
         values = torch.where(sequences.tokens >= 2, values, 0.0)
         if squares is None:
             # A pass over the input that most of the above would not need; but a subset may miss the token, and a hinge may hide it.
@@ -172,14 +202,16 @@ class DispersionLoss(nn.Module):
         broken = ~squares.isfinite()
         if sequences.valid is not None:
             broken = broken & sequences.valid
-        poisoned = sum_by_sequence(broken.reshape(-1).long(), sequences.index.reshape(-1), len(values)) > 0
-        return values.masked_fill(poisoned, math.nan)
+        poisoned = sum_by_sequence(broken.reshape(-1).long(), sequences.index.reshape(-1), len(values))
+        return values.masked_fill(sequences.over_ranks(poisoned) > 0, math.nan)
 
     def extra_repr(self) -> str:
         numbers = ", ".join(
             f"{name}={value}" for name, value in vars(self.settings).items() if name not in ("step", "layer")
         )
-        return f"{self.formulation.name!r}, {numbers}, pairs={self.pairs!r}, engine={self.engine!r}"
+        across = "" if self.across == "sequence" else f", across={self.across!r}"
+        over = "" if self.sharded_over is None else f", sharded_over={self.sharded_over!r}"
+        return f"{self.formulation.name!r}, {numbers}, pairs={self.pairs!r}, engine={self.engine!r}{across}{over}"
 
 
 def _expansion_order(pairs: Pairs) -> int:

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from decondense.losses.aggregate import aggregate, count_items
 from decondense.losses.blocked import Call, Expansion, sum_pairs
 from decondense.losses.pairs import Grouping
-from decondense.losses.portions import portions, pull_back, put_back
+from decondense.losses.portions import group_size, portions, pull_back, put_back
 from decondense.losses.row import Formulation, Settings
 from decondense.losses.transforms import unit_tokens
 from decondense.shapes import Float
@@ -56,8 +56,8 @@ def moments(
     """
     sums = _sum_tokens(hidden, sequences, whole, row, settings, order)
     items = count_items(whole.tokens, hidden.shape[2], row)
-    expanded = _expand(sums, items, row, settings, order)
-    diagonal = _diagonal(sums, row, settings, expanded.shift) if row.diagonal else 0.0
+    expanded = _expand(sums, sequences, items, row, settings, order)
+    diagonal = _diagonal(sums, sequences, row, settings, expanded.shift) if row.diagonal else 0.0
     total = expanded.total + diagonal
     if sampled is not None:
         call = Call(row, settings, sampled, expanded.shift, recompute, expanded.coefficients, diagonal=False)
@@ -70,10 +70,10 @@ def moments(
 
 @dataclass(frozen=True)
 class TokenSums:
-    """Sums over the items (tokens, or features) of each sequence, differentiable.
+    """Sums over the items (tokens, or features) of each sequence, differentiable; of a sequence that other ranks share, over all its tokens.
 
     Attributes:
-        squares: [groups, items], ||u||^2 of each item, zero for padding.
+        squares: [groups, items], ||u||^2 of each item of this rank, zero for padding.
         resultant: [sequences, width], sum of u.
         weighted: [sequences, width], sum of ||u||^2 u; None where it was not needed.
         products: [sequences], sum over all i, j of c_ij^2; None below order 2.
@@ -89,14 +89,16 @@ class TokenSums:
     valid: Tensor | None
 
 
-def _expand(sums: TokenSums, items: Tensor, row: Formulation, settings: Settings, order: int) -> Expanded:
+def _expand(
+    sums: TokenSums, sequences: Sequences, items: Tensor, row: Formulation, settings: Settings, order: int
+) -> Expanded:
     assert row.pair is not None and row.slope is not None and row.curvature is not None
     count = len(items)
     owner = sums.owner.reshape(-1)
     n = items.to(sums.resultant)
     pairs = (n * (n - 1)).clamp(min=1)
-    first = sum_by_sequence(sums.squares.reshape(-1), owner, count)
-    second = sum_by_sequence(sums.squares.square().reshape(-1), owner, count)
+    first = sequences.over_ranks(sum_by_sequence(sums.squares.reshape(-1), owner, count))
+    second = sequences.over_ranks(sum_by_sequence(sums.squares.square().reshape(-1), owner, count))
     cosines = sums.resultant.square().sum(dim=-1) - first
     total = 2 * (n - 1) * first - 2 * cosines if row.distances else cosines
     at = (total / pairs).detach()
@@ -123,14 +125,14 @@ def _expand(sums: TokenSums, items: Tensor, row: Formulation, settings: Settings
     return Expanded(mean * pairs, Expansion(at, height, slope, bend), shift)
 
 
-def _diagonal(sums: TokenSums, row: Formulation, settings: Settings, shift: Tensor) -> Tensor:
+def _diagonal(sums: TokenSums, sequences: Sequences, row: Formulation, settings: Settings, shift: Tensor) -> Tensor:
     assert row.pair is not None
     values = row.pair(torch.zeros_like(sums.squares) if row.distances else sums.squares, settings)
     if row.aggregate == "log_mean_exp":
         values = (values - shift[sums.owner]).exp()
     if sums.valid is not None:
         values = torch.where(sums.valid, values, 0.0)
-    return sum_by_sequence(values.reshape(-1), sums.owner.reshape(-1), len(shift))
+    return sequences.over_ranks(sum_by_sequence(values.reshape(-1), sums.owner.reshape(-1), len(shift)))
 
 
 def _sum_tokens(
@@ -138,9 +140,12 @@ def _sum_tokens(
 ) -> TokenSums:
     if order == 1 and row.transform is unit_tokens:
         squares, resultant = _UnitSums.apply(hidden, sequences, settings.epsilon)
-        return TokenSums(squares, resultant, None, None, sequences.index, sequences.valid)
+        return TokenSums(squares, sequences.over_ranks(resultant), None, None, sequences.index, sequences.valid)
     products, weighted = order == 2, order == 2 and row.distances
-    squares, resultant, of_squares, of_products = _GroupSums.apply(hidden, whole, row, settings, products, weighted)
+    squares, resultant, of_squares, of_products = _GroupSums.apply(
+        hidden, sequences, whole, row, settings, products, weighted
+    )
+    resultant, of_squares = sequences.over_ranks(resultant), sequences.over_ranks(of_squares)
     owner = whole.sequence[:, None].expand(squares.shape)
     valid = None if row.features else whole.valid
     return TokenSums(
@@ -204,63 +209,80 @@ class _UnitSums(torch.autograd.Function):
 
 
 class _GroupSums(torch.autograd.Function):
-    """Sums of any transform, and of its second moment: squares [groups, items], resultant and weighted [groups, width], products [groups]."""
+    """Sums of any transform, and of its second moment: squares [groups, items], resultant and weighted [sequences, width], products [sequences].
+
+    Of sequences that other ranks share, only the second moment is added up over the ranks here.
+    """
 
     @staticmethod
     def forward(
         ctx: Any,
         hidden: Tensor,
+        sequences: Sequences,
         grouping: Grouping,
         row: Formulation,
         settings: Settings,
         products: bool,
         weighted: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        squares, resultants, of_squares, of_products, kept = [], [], [], [], []
-        for _, vectors, _ in portions(hidden, grouping, row, settings):
+        count, size = len(grouping.tokens), group_size(hidden, grouping)
+        items, width = (hidden.shape[2], size) if row.features else (size, hidden.shape[2])
+        start = hidden.new_zeros(0, dtype=torch.promote_types(hidden.dtype, torch.float32))
+        squares = start.new_zeros((len(grouping.sequence), items))
+        resultant = start.new_zeros((count, width))
+        of_squares = start.new_zeros((count if weighted else 0, width))
+        of_products = start.new_zeros(count if products else 0)
+        # Ranks can only add up the matrix whose size does not depend on their tokens.
+        together = start.new_zeros((count, width, width)) if products and sequences.split else None
+        kept: list[Tensor | None] = []
+        for groups, vectors, _ in portions(hidden, grouping, row, settings):
+            owner = grouping.sequence[groups]
             square = vectors.square().sum(dim=-1)
-            squares.append(square)
-            resultants.append(vectors.sum(dim=1))
+            squares[groups] = square
+            resultant.index_add_(0, owner, vectors.sum(dim=1))
             if weighted:
-                of_squares.append(torch.bmm(square[:, None, :], vectors)[:, 0])
-            if products:
+                of_squares.index_add_(0, owner, torch.bmm(square[:, None, :], vectors)[:, 0])
+            if together is not None:
+                together.index_add_(0, owner, torch.bmm(vectors.mT, vectors))
+            elif products:
                 moment, small = _second_moment(vectors)
-                of_products.append(moment.square().sum(dim=(1, 2)))
+                of_products.index_add_(0, owner, moment.square().sum(dim=(1, 2)))
                 kept.append(moment if small else None)
+        if together is not None:
+            together = sequences.over_ranks(together)
+            of_products = together.square().sum(dim=(1, 2))
         ctx.call = (grouping, row, settings)
-        ctx.save_for_backward(hidden, *kept)
-        none = hidden.new_zeros(0)
-        return (
-            torch.cat(squares),
-            torch.cat(resultants),
-            torch.cat(of_squares) if weighted else none,
-            torch.cat(of_products) if products else none,
-        )
+        ctx.save_for_backward(hidden, together, *kept)
+        return squares, resultant, of_squares, of_products
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None, None, None, None, None]:
         by_square, by_resultant, by_weighted, by_products = upstream
-        hidden, *kept = ctx.saved_tensors
+        hidden, together, *kept = ctx.saved_tensors
         grouping, row, settings = ctx.call
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         gradient = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
         for place, (groups, vectors, _) in enumerate(portions(hidden, grouping, row, settings)):
+            owner = grouping.sequence[groups]
             square = vectors.square().sum(dim=-1)
             own = 2 * by_square[groups]
-            pull = by_resultant[groups][:, None, :] + torch.zeros_like(vectors)
+            pull = by_resultant[owner][:, None, :] + torch.zeros_like(vectors)
             if by_weighted.numel():
-                direction = by_weighted[groups]
+                direction = by_weighted[owner]
                 own = own + 2 * torch.bmm(vectors, direction[:, :, None])[:, :, 0]
                 pull.addcmul_(square[..., None], direction[:, None, :])
             pull.addcmul_(own[..., None], vectors)
             if by_products.numel():
-                moment, small = (kept[place], True) if kept[place] is not None else _second_moment(vectors)
+                if together is not None:
+                    moment, small = together[owner], True
+                else:
+                    moment, small = (kept[place], True) if kept[place] is not None else _second_moment(vectors)
                 product = torch.bmm(vectors, moment) if small else torch.bmm(moment, vectors)
-                pull.addcmul_(4 * by_products[groups][:, None, None], product)
+                pull.addcmul_(4 * by_products[owner][:, None, None], product)
             pull = pull_back(hidden, pull, groups, grouping, row, settings)
             put_back(gradient, pull, groups, grouping)
-        return gradient.to(hidden.dtype), None, None, None, None, None
+        return gradient.to(hidden.dtype), None, None, None, None, None, None
 
 
 def _second_moment(vectors: Float[Tensor, "groups items width"]) -> tuple[Tensor, bool]:

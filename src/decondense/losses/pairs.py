@@ -92,8 +92,8 @@ class Grouping:
 
     @property
     def whole(self) -> bool:
-        """Whether each sequence is one group."""
-        return len(self.sequence) == len(self.tokens)
+        """Whether each sequence is one group (or none: a sequence that lies on other ranks)."""
+        return len(self.sequence) <= len(self.tokens)
 
     def gather(
         self, hidden: Float[Tensor, "batch length features"], groups: slice = slice(None)
@@ -112,13 +112,13 @@ def form_groups(sequences: Sequences, pairs: Partition | Subset | str, step: int
     Where rows are not packed all sizes follow from the shapes alone, so that nothing waits for a GPU.
     """
     batch, length = sequences.index.shape
-    count, device = sequences.tokens, sequences.index.device
+    count, device = sequences.here, sequences.index.device
     if pairs == "all" and not sequences.packed:
-        return Grouping(None, sequences.valid, torch.arange(batch, device=device), count)
+        return Grouping(None, sequences.valid, torch.arange(batch, device=device), sequences.tokens)
 
     longest = max(int(count.max()), 1) if sequences.packed and len(count) else length
     size = longest if isinstance(pairs, str) else min(pairs.size, longest)
-    groups_of = -(-count // size) if isinstance(pairs, Partition) else torch.ones_like(count)
+    groups_of = -(-count // size) if isinstance(pairs, Partition) else (count > 0).long()
     full = False
     if sequences.packed:
         total = int(groups_of.sum())
@@ -143,9 +143,8 @@ def form_groups(sequences: Sequences, pairs: Partition | Subset | str, step: int
     place = torch.where(taken, group * size + slot, total * size)
     index = torch.zeros(total * size + 1, dtype=torch.int64, device=device).scatter(0, place, token)[:-1]
     valid = torch.zeros(total * size + 1, dtype=torch.bool, device=device).scatter(0, place, taken)[:-1]
-    if isinstance(pairs, Subset):
-        count = count.clamp(max=size)
-    return Grouping(index.view(total, size), None if full else valid.view(total, size), owner, count)
+    represented = sequences.tokens.clamp(max=size) if isinstance(pairs, Subset) else sequences.tokens
+    return Grouping(index.view(total, size), None if full else valid.view(total, size), owner, represented)
 
 
 def _rank_in_sequence(
@@ -159,6 +158,6 @@ def _rank_in_sequence(
         order = (order << 32) | keys
     token = torch.argsort(order, stable=True)
     sequence = sequences.index.reshape(-1)[token]
-    first = torch.cumsum(sequences.tokens, 0) - sequences.tokens
+    first = torch.cumsum(sequences.here, 0) - sequences.here
     rank = torch.arange(len(token), device=token.device) - first[sequence]
     return token, sequence, rank.clamp(min=0)

@@ -24,14 +24,14 @@ def portions(
     hidden: Tensor, grouping: Grouping, row: Formulation, settings: Settings
 ) -> Iterator[tuple[slice, Float[Tensor, "groups items width"], Bool[Tensor, "groups items"] | None]]:
     """Groups in portions whose blocks of pairs are of one size: their places, transformed vectors, and which of these are real."""
-    items = hidden.shape[2] if row.features else _group_size(hidden, grouping)
+    items = hidden.shape[2] if row.features else group_size(hidden, grouping)
     size = block_size(hidden.device, items)
-    portion = max(1, PAIRS_AT_ONCE.get(hidden.device.type, PAIRS_AT_ONCE["cpu"]) // (size * size))
+    portion = max(1, pairs_at_once(hidden.device) // (size * size))
     for start in range(0, len(grouping.sequence), portion):
         groups = slice(start, min(start + portion, len(grouping.sequence)))
         tokens, valid = read_tokens(hidden, groups, grouping)
         with torch.no_grad():
-            vectors = row.transform(tokens, _all_if_none(valid, tokens), settings)
+            vectors = row.transform(tokens, all_if_none(valid, tokens), settings)
         yield groups, vectors, None if row.features else valid
 
 
@@ -54,7 +54,7 @@ def pull_back(
     It overwrites `pull`, and returns it, where the transform is tokenwise.
     """
     tokens, valid = read_tokens(hidden, groups, grouping)
-    real = _all_if_none(valid, tokens)
+    real = all_if_none(valid, tokens)
     backward = row.transform.backward
     assert backward is not None, "a row whose transform has no backward pass is run by the eager engine"
     length = tokens.shape[1]
@@ -91,7 +91,7 @@ def scale_by_sequence(gradient: Tensor, weights: Float[Tensor, " sequences"], gr
     gradient.mul_(of_token.view(*gradient.shape[:2], 1))
 
 
-def _group_size(hidden: Tensor, grouping: Grouping) -> int:
+def group_size(hidden: Tensor, grouping: Grouping) -> int:
     return hidden.shape[1] if grouping.index is None else grouping.index.shape[1]
 
 
@@ -99,5 +99,9 @@ def block_size(device: torch.device, items: int) -> int:
     return min(items, BLOCK_OF.get(device.type, BLOCK_OF["cpu"]))
 
 
-def _all_if_none(valid: Tensor | None, tokens: Tensor) -> Tensor:
+def pairs_at_once(device: torch.device) -> int:
+    return PAIRS_AT_ONCE.get(device.type, PAIRS_AT_ONCE["cpu"])
+
+
+def all_if_none(valid: Tensor | None, tokens: Tensor) -> Tensor:
     return tokens.new_ones(tokens.shape[:2], dtype=torch.bool) if valid is None else valid
