@@ -6,6 +6,7 @@ diagonal is computed once and serves its rows and its columns. Knows rows of the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +53,7 @@ class Call:
         recompute: whether the backward pass goes over the pairs again, so that nothing is kept.
         expansion: what is taken off each pair; None = nothing.
         diagonal: whether the pairs of a token with itself are added.
+        engine: of `ENGINES`, the one that goes over the pairs.
     """
 
     row: Formulation
@@ -61,6 +63,7 @@ class Call:
     recompute: bool
     expansion: Expansion | None
     diagonal: bool
+    engine: str = "blocked"
 
 
 def blocked(
@@ -69,6 +72,7 @@ def blocked(
     row: Formulation,
     settings: Settings,
     recompute: bool = False,
+    engine: str = "blocked",
 ) -> Float[Tensor, " sequences"]:
     """Value of each sequence of a row that is a sum over pairs, as `engine.eager` defines it.
 
@@ -78,7 +82,7 @@ def blocked(
     shift = fixed_shift(hidden, grouping, row, settings)
     if shift is None:
         shift = or_zero(largest_logits(hidden, grouping, row, settings))
-    total = sum_pairs(hidden, Call(row, settings, grouping, shift, recompute, None, row.diagonal))
+    total = sum_pairs(hidden, Call(row, settings, grouping, shift, recompute, None, row.diagonal, engine))
     return aggregate(total, count_items(grouping.tokens, hidden.shape[2], row), row, shift)
 
 
@@ -92,7 +96,7 @@ def sum_pairs(hidden: Float[Tensor, "batch length features"], call: Call) -> Flo
 # The sum is one operator to torch, so that torch.compile takes it whole and does not unroll the loop over blocks.
 _ARGUMENTS = (
     "Tensor hidden, Tensor? index, Tensor? valid, Tensor sequence, Tensor tokens, Tensor shift, Tensor? expansion, "
-    "str row, float[] numbers, bool diagonal"
+    "str row, float[] numbers, bool diagonal, str engine"
 )
 # Operators take names, not rows: those that calls have used, by name and identity (a row need not be the table's own).
 _rows: dict[str, Formulation] = {}
@@ -108,13 +112,13 @@ def _flatten(call: Call) -> tuple[Any, ...]:
         expansion = torch.stack([parts.at, parts.value, parts.slope, parts.curvature])
     numbers = [float(number) for number in (settings.temperature, settings.clamp, settings.epsilon, settings.margin)]
     places = (grouping.index, grouping.valid, grouping.sequence, grouping.tokens)
-    return (*places, call.shift, expansion, name, numbers, call.diagonal)
+    return (*places, call.shift, expansion, name, numbers, call.diagonal, call.engine)
 
 
 def _unflatten(*flat: Any) -> Call:
-    *places, shift, expansion, name, numbers, diagonal = flat
+    *places, shift, expansion, name, numbers, diagonal, engine = flat
     taken_off = None if expansion is None else Expansion(*expansion)
-    return Call(_rows[name], Settings(*numbers), Grouping(*places), shift, False, taken_off, diagonal)
+    return Call(_rows[name], Settings(*numbers), Grouping(*places), shift, False, taken_off, diagonal, engine)
 
 
 @torch.library.custom_op(
@@ -122,7 +126,8 @@ def _unflatten(*flat: Any) -> Call:
 )
 def _sum_pairs(hidden: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     *flat, keep = arguments
-    total, gradient = go_over_pairs(hidden, _unflatten(*flat), keep)
+    call = _unflatten(*flat)
+    total, gradient = ENGINES[call.engine](hidden, call, keep)
     return total, hidden.new_empty(0) if gradient is None else gradient
 
 
@@ -136,7 +141,7 @@ def _(hidden: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
 def _pull_pairs(hidden: Tensor, *arguments: Any) -> Tensor:
     *flat, upstream = arguments
     call = _unflatten(*flat)
-    _, gradient = go_over_pairs(hidden, call, True)
+    _, gradient = ENGINES[call.engine](hidden, call, True)
     assert gradient is not None, "a gradient was asked for"
     scale_by_sequence(gradient, upstream, call.grouping)
     return gradient.to(hidden.dtype)
@@ -156,7 +161,7 @@ def _set_up(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) ->
 def _pull(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
         raise RuntimeError(
-            "the gradient of the blocked engine is computed, not recorded, so it cannot be differentiated again "
+            "the gradient of this engine is computed, not recorded, so it cannot be differentiated again "
             "(nor go through torch.func): use DispersionLoss(..., engine='eager')"
         )
     hidden, *flat, kept = ctx.saved_tensors
@@ -166,7 +171,7 @@ def _pull(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         gradient = kept.clone()
         scale_by_sequence(gradient, upstream, Grouping(*flat[:4]))
         gradient = gradient.to(hidden.dtype)
-    return (gradient, *[None] * 10)
+    return (gradient, *[None] * 11)
 
 
 torch.library.register_autograd("decondense::sum_pairs", _pull, setup_context=_set_up)
@@ -206,7 +211,7 @@ def go_over_pairs(
 ) -> tuple[Float[Tensor, " sequences"], Float[Tensor, "batch length features"] | None]:
     """Sum over the pairs of each sequence, scaled to all its pairs, and (where wanted) the gradient of these sums by `hidden`."""
     row, settings, grouping, shift = call.row, call.settings, call.grouping, call.shift
-    scale = _scale_to_all_pairs(call, shift.dtype)
+    scale = scale_to_all_pairs(call, shift.dtype)
     totals = torch.zeros(len(shift), dtype=torch.float64, device=_exact_device(hidden.device))
     gradient = torch.zeros(hidden.shape, dtype=shift.dtype, device=hidden.device) if want_gradient else None
     for groups, vectors, valid in portions(hidden, grouping, row, settings):
@@ -272,7 +277,7 @@ def _add_diagonal(
     return values.sum(dim=1)
 
 
-def _scale_to_all_pairs(call: Call, dtype: torch.dtype) -> Float[Tensor, " sequences"]:
+def scale_to_all_pairs(call: Call, dtype: torch.dtype) -> Float[Tensor, " sequences"]:
     """Pairs of each sequence over pairs inside its groups."""
     grouping = call.grouping
     count = len(grouping.tokens)
@@ -291,3 +296,7 @@ def _scale_to_all_pairs(call: Call, dtype: torch.dtype) -> Float[Tensor, " seque
 def _exact_device(device: torch.device) -> torch.device:
     # Apple's GPUs know no float64: the few sums of sequences are kept on the CPU there.
     return torch.device("cpu") if device.type == "mps" else device
+
+
+ENGINES: dict[str, Callable[[Tensor, Call, bool], tuple[Tensor, Tensor | None]]] = {"blocked": go_over_pairs}
+"""(hidden, call, whether a gradient is wanted) -> sums of each sequence, and their gradient by `hidden`. `triton.py` adds its own."""

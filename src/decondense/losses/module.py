@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from decondense.errors import UserError, choose
+from decondense.losses import triton
 from decondense.losses.blocked import blocked
 from decondense.losses.engine import eager, penalty
 from decondense.losses.formulations import FORMULATIONS, Formulation, Settings
@@ -23,7 +24,7 @@ from decondense.sums import Sequences, find_sequences, flat, sum_by_sequence
 
 # Beyond this slope of log phi the expansion is far from phi (`dispersion` at temperature 0.2).
 STEEPEST = 1.6
-ENGINES = ("auto", "eager", "blocked")
+ENGINES = ("auto", "eager", "blocked", "triton")
 
 
 class DispersionLoss(nn.Module):
@@ -40,8 +41,8 @@ class DispersionLoss(nn.Module):
         epsilon: added to the norm that a vector is divided by; >= 0.
         margin: of `hinge_cosine`.
         pairs: `"all"`, `Moments(order)`, `Partition(size, control=order)` or `Subset(size)`.
-        engine: `"blocked"` goes over blocks of pairs and keeps none; `"eager"` holds all pairs, is the definition, and can be differentiated
-            twice; `"auto"` is blocked where the formulation is a sum over pairs, else eager.
+        engine: `"blocked"` goes over blocks of pairs and keeps none; `"triton"` does so in fused kernels on a GPU; `"eager"` holds all pairs, is the
+            definition, and can be differentiated twice; `"auto"` is the fastest of them that serves.
         across: which tokens are one sequence. `"sequence"`: those of a row, or of a document; `"batch"`: all of the batch, whatever their row
             or document; a process group, or a one-dimensional device mesh (`mesh["dp"]`): all of the batches of all its ranks.
         sharded_over: the process group, or one-dimensional device mesh (`mesh["cp"]`), over whose ranks the tokens of each row are spread
@@ -106,6 +107,8 @@ class DispersionLoss(nn.Module):
         self._group = find_group(across, sharded_over)
         if self._group is not None:
             check_sharding(formulation, pairs, engine)
+        if engine == "triton" and (lack := triton.why_not(formulation)) is not None:
+            raise UserError(f"engine='triton': {lack}; use engine='auto'")
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     def forward(
@@ -179,19 +182,20 @@ class DispersionLoss(nn.Module):
             step = self.step if step is None else step
             settings = dataclasses.replace(self.settings, step=step, layer=layer)
             order = _expansion_order(pairs)
+            engine = triton.choose(self.engine, row, hidden)
             squares = None
             grouping = form_groups(sequences, "all" if isinstance(pairs, Moments) else pairs, step, layer)
             if order:
                 whole = form_groups(sequences, "all", step, layer) if isinstance(pairs, Partition) else grouping
                 sampled = grouping if isinstance(pairs, Partition) else None
-                values, squares = moments(hidden, sequences, whole, row, settings, order, sampled, recompute)
+                values, squares = moments(hidden, sequences, whole, row, settings, order, sampled, recompute, engine)
             elif isinstance(sequences, Shards):
                 over = over_features if row.features else over_pairs
                 values = over(hidden, sequences, grouping, row, settings, recompute)
             elif self.engine == "eager" or row.slope is None:
                 values = eager(_at_least_float32(hidden), grouping, row, settings)
             else:
-                values = blocked(hidden, grouping, row, settings, recompute)
+                values = blocked(hidden, grouping, row, settings, recompute, engine)
             if row.penalty is not None:
                 values = values + sequences.over_ranks(penalty(_at_least_float32(hidden), grouping, row.penalty))
         values = torch.where(sequences.tokens >= 2, values, 0.0)

@@ -46,6 +46,7 @@ def moments(
     order: int,
     sampled: Grouping | None = None,
     recompute: bool = False,
+    engine: str = "blocked",
 ) -> tuple[Float[Tensor, " sequences"], Float[Tensor, "batch length"] | None]:
     """Value of each sequence by the expansion of `order` 1 or 2; the pairs of a token with itself, where the row counts them, are exact.
 
@@ -60,7 +61,7 @@ def moments(
     diagonal = _diagonal(sums, sequences, row, settings, expanded.shift) if row.diagonal else 0.0
     total = expanded.total + diagonal
     if sampled is not None:
-        call = Call(row, settings, sampled, expanded.shift, recompute, expanded.coefficients, diagonal=False)
+        call = Call(row, settings, sampled, expanded.shift, recompute, expanded.coefficients, False, engine)
         corrected = total + sum_pairs(hidden, call)
         positive = corrected > 0 if row.aggregate.startswith("log") else torch.ones_like(corrected, dtype=torch.bool)
         total = torch.where(positive, corrected, total)
