@@ -107,10 +107,10 @@ def time_all(ways: dict[str, Contender], hidden: Tensor, rounds: int) -> dict[st
     return {name: statistics.median(seconds) for name, seconds in taken.items()}
 
 
-def random_hidden(shape: tuple[int, int, int], device: torch.device, dtype: torch.dtype) -> Tensor:
+def random_hidden(shape: tuple[int, int, int], device: torch.device, dtype: torch.dtype, spread: float = 1.0) -> Tensor:
     """Vectors of a cone: mean cosine about 0.2, as in small released models."""
     generator = torch.Generator().manual_seed(0)
-    return (torch.randn(shape, generator=generator) + 0.5).to(device, dtype)
+    return (spread * (torch.randn(shape, generator=generator) + 0.5)).to(dtype).to(device)
 
 
 def measure_shapes(device: torch.device, dtype: torch.dtype, rounds: int, compiled: bool) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from losses import layer_norm, matrix_products, through
+from losses import layer_norm, matrix_products, random_hidden, through
 from memory import peak_bytes
 from torch import Tensor
 
@@ -112,21 +112,13 @@ def milliseconds(way: Callable[[Tensor], object], hidden: Tensor) -> float:
     return began.elapsed_time(ended)
 
 
-def random_hidden(
-    shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device | str, spread: float = 1.0
-) -> Tensor:
-    """Vectors of a cone: mean cosine about 0.2, as in small released models."""
-    generator = torch.Generator().manual_seed(0)
-    return (spread * (torch.randn(shape, generator=generator) + 0.5)).to(dtype).to(device)
-
-
 def check(device: torch.device) -> list[dict[str, Any]]:
     """Errors of value and gradient of every row against eager in float64; exits where one is too large."""
     rows = []
     for name in (name for name, row in FORMULATIONS.items() if row.slope is not None):
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
             # Small, so that distances of l2 rows leave something of the exponential; sizes that no tile divides.
-            hidden = random_hidden((2, 333, 200), dtype, device, spread=0.1)
+            hidden = random_hidden((2, 333, 200), device, dtype, spread=0.1)
             exact = _value_and_gradient(DispersionLoss(name, engine="eager"), hidden.double())
             for form, width in (("one kernel", 1 << 30), ("two kernels", 0)):
                 with fused_up_to(width):
@@ -166,7 +158,7 @@ def measure(device: torch.device, rounds: int, memory_bandwidth: float, names: l
     for name in names:
         batch, length, features, dtype, precision = SHAPES[name]
         torch.set_float32_matmul_precision(precision)
-        hidden = random_hidden((batch, length, features), getattr(torch, dtype), device)
+        hidden = random_hidden((batch, length, features), device, getattr(torch, dtype))
         ways = contenders((batch, length, features), device)
         taken: dict[str, list[float]] = {way: [] for way in ways}
         for turn in range(rounds + 2):

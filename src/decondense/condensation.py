@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import struct
 import zipfile
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from decondense.errors import UserError, require
-from decondense.files import replace_file
+from decondense.files import plain, replace_file
 from decondense.geometry.metrics import METRICS, bootstrap_interval, rank_correlation
 from decondense.geometry.statistics import HISTOGRAM_BINS, LayerStatistics, histogram_of_mean
 
@@ -204,11 +203,11 @@ class Condensation:
         """One entry of "models" in `results.json`: plain lists and numbers, None in place of NaN."""
         return {
             "model": self.model,
-            "mean_cosine": _plain(self.mean_cosine),
-            "mean_cosine_off_diagonal": _plain(self.mean_cosine_off_diagonal),
-            "mean_cosine_interval": _plain(self.mean_cosine_interval),
-            "spearman": _plain(self.spearman),
-            "kendall": _plain(self.kendall),
+            "mean_cosine": plain(self.mean_cosine),
+            "mean_cosine_off_diagonal": plain(self.mean_cosine_off_diagonal),
+            "mean_cosine_interval": plain(self.mean_cosine_interval),
+            "spearman": plain(self.spearman),
+            "kendall": plain(self.kendall),
             "samples": self.samples,
             "tokens": int(self.tokens.sum()),
         }
@@ -335,10 +334,3 @@ class Condensation:
 
     def _matrix_entries(self) -> int:
         return int(self.tokens[0] * (self.tokens[0] + 1) // 2)
-
-
-def _plain(value: Any) -> Any:
-    """Arrays and floats as JSON holds them."""
-    if isinstance(value, float):
-        return None if math.isnan(value) else value
-    return [_plain(entry) for entry in (value if isinstance(value, list) else value.tolist())]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import tempfile
@@ -12,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from decondense.errors import UserError
+
+RECORD = "run.json"
+"""What in the folder of a run tells whose run it is."""
 
 
 @contextmanager
@@ -31,6 +35,13 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write `text` as UTF-8 to `path`, all of it or nothing."""
     with replace_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def plain(value: Any) -> Any:
+    """Arrays and floats as JSON holds them: lists and numbers, None in place of NaN."""
+    if isinstance(value, float):
+        return None if math.isnan(value) else float(value)
+    return [plain(entry) for entry in (value if isinstance(value, list) else value.tolist())]
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
@@ -59,7 +70,7 @@ def claim_folder(path: str | os.PathLike[str], configuration: dict[str, Any]) ->
         UserError: the folder is not writable, belongs to a run of another configuration, or holds files of something else.
     """
     folder = Path(path)
-    record = folder / "run.json"
+    record = folder / RECORD
     configuration = json.loads(json.dumps(configuration))
     if record.exists():
         try:

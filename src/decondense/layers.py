@@ -7,7 +7,8 @@ returns, after the final norm.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -159,6 +160,18 @@ class Watch:
 def watch(model: nn.Module, visit: Visit, layers: Collection[int] | None = None) -> Watch:
     """Show entries of `hidden_states` (all, or those numbered in `layers`) to `visit` in every forward pass, until `.remove()`."""
     return Watch(model, visit, layers)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode meanwhile. Each module gets its own flag back: parts of a training model may be evaluating."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _find_last(model: nn.Module, blocks: list[nn.Module]) -> nn.Module:

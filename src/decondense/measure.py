@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from decondense.condensation import Condensation
 from decondense.errors import UserError, require
-from decondense.geometry.metrics import METRICS, choose_metrics
+from decondense.geometry.metrics import choose_metrics, collectors
 from decondense.geometry.statistics import LayerStatistics, NotFinite
-from decondense.layers import body, count_layers, watch
+from decondense.layers import body, count_layers, evaluating, watch
 
 PADDING_SHARE = 0.1
 """At most this share of a batch's tokens is padding."""
@@ -76,13 +76,7 @@ def measure(
     table = _embedding_table(model)
     if table is not None:
         _check_vocabulary(tokens, len(table))
-    needs = frozenset[str]().union(*(METRICS[name].needs for name in names))
-    if len({len(ids) for ids in tokens}) > 1:
-        needs -= {"matrix"}  # texts of different lengths have no averaged matrix: do not begin one
-    statistics = [
-        LayerStatistics(pairs="pairs" in needs, matrix="matrix" in needs, squares="squares" in needs)
-        for _ in range(count_layers(model))
-    ]
+    statistics = collectors(names, count_layers(model), one_length=len({len(ids) for ids in tokens}) == 1)
     order: list[int] = []
     with _progress_bar(len(tokens), shown=progress) as bar:
         for batch in _run(model, tokens, batch_size, statistics, table):
@@ -115,7 +109,7 @@ def _run(
                 "load the model in float32 or bfloat16, or check its weights"
             ) from error
 
-    with torch.inference_mode(), _evaluating(model), watch(model, visit):
+    with torch.inference_mode(), evaluating(model), watch(model, visit):
         # Without an attention mask only texts of one length can share a batch.
         for batch in _batches([len(ids) for ids in tokens], batch_size, PADDING_SHARE if takes_mask else 0.0):
             rows = [torch.tensor(tokens[text], device=device) for text in batch]
@@ -191,18 +185,6 @@ def _cutting_at_the_end(tokenizer: Any) -> Iterator[None]:
         yield
     finally:
         tokenizer.truncation_side = side
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode meanwhile. Each module gets its own flag back: parts of a training model may be evaluating."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 @contextmanager

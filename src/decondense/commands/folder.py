@@ -14,10 +14,9 @@ from typing import Any
 
 from decondense import __version__
 from decondense.errors import UserError
-from decondense.files import claim_folder, write_json
+from decondense.files import RECORD, claim_folder, write_json
 
 RESULTS = "results.json"
-CLAIM = "run.json"
 
 
 @contextmanager
@@ -33,8 +32,8 @@ def claimed(folder: Path, kind: str, config: Mapping[str, Any]) -> Iterator[None
         ours = True
         yield
     except BaseException:
-        if ours and [entry.name for entry in folder.iterdir()] == [CLAIM]:
-            (folder / CLAIM).unlink()
+        if ours and [entry.name for entry in folder.iterdir()] == [RECORD]:
+            (folder / RECORD).unlink()
         for one in made:
             if one.is_dir() and not any(one.iterdir()):
                 one.rmdir()

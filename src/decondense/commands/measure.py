@@ -10,7 +10,6 @@ import gc
 import hashlib
 import itertools
 import json
-import math
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,6 +24,7 @@ from decondense import models
 from decondense.commands import folder as folders
 from decondense.condensation import Condensation
 from decondense.errors import UserError, choose, require
+from decondense.files import plain
 from decondense.geometry.metrics import choose_metrics
 from decondense.measure import measure
 from decondense.texts import sampling, sources
@@ -224,11 +224,7 @@ def _measure(config: MeasureConfig, name: str, metrics: Sequence[str], texts: Se
 def _entry(result: Condensation, file: str) -> dict[str, Any]:
     """One entry of "models" in results.json: the fixed fields, the file of arrays, other metrics where there are."""
     entry = {**result.summary(), "file": file}
-    others = {
-        name: [None if math.isnan(value) else value for value in values.tolist()]
-        for name, values in result.metrics.items()
-        if name not in entry
-    }
+    others = {name: plain(values) for name, values in result.metrics.items() if name not in entry}
     return {**entry, "metrics": others} if others else entry
 
 

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from decondense.condensation import Condensation
-from decondense.geometry.metrics import METRICS, choose_metrics
-from decondense.geometry.statistics import LayerStatistics
-from decondense.layers import count_layers, watch
+from decondense.geometry.metrics import choose_metrics, collectors
+from decondense.layers import count_layers, evaluating, watch
 from decondense.shapes import Int
 
 
@@ -51,18 +50,11 @@ def evaluate_windows(
     Windows do not overlap and none sees another, so that the perplexity is that of short contexts: compare it within one length only.
     """
     names = choose_metrics(metrics)
-    needs = frozenset[str]().union(*(METRICS[metric].needs for metric in names))
-    statistics = [
-        LayerStatistics(pairs="pairs" in needs, matrix="matrix" in needs, squares="squares" in needs)
-        for _ in range(count_layers(model))
-    ]
-    training = model.training
-    model.eval()
+    statistics = collectors(names, count_layers(model), one_length=True)
     total = 0.0
-    with watch(model, lambda index, hidden: statistics[index].update(hidden)):
+    with evaluating(model), watch(model, lambda index, hidden: statistics[index].update(hidden)):
         for batch in windows.split(batch_size):
             logits = model(input_ids=batch).logits[:, :-1].float()
             total += nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="sum").item()
-    model.train(training)
     loss = total / windows[:, 1:].numel()
     return HeldOut(loss, Condensation.from_statistics(statistics, names, name, windows.shape[1]))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from decondense.errors import UserError, choose, require
-from decondense.geometry.statistics import TextSums
+from decondense.geometry.statistics import LayerStatistics, TextSums
 from decondense.shapes import Float
 
 
@@ -139,6 +139,19 @@ def choose_metrics(metrics: str | Sequence[str]) -> tuple[str, ...]:
         else:
             names += [row.name for row in METRICS.values() if row.paper or name == "all"]
     return tuple(dict.fromkeys(names))
+
+
+def collectors(names: Sequence[str], layers: int, one_length: bool) -> list[LayerStatistics]:
+    """An empty `LayerStatistics` for each layer, which collects what the metrics of these names need and no more.
+
+    Where texts are not of one length (`one_length`) they have no averaged matrix, and none is begun.
+
+    >>> [statistics.pairs for statistics in collectors(["mean_cosine"], 2, one_length=True)]
+    [False, False]
+    """
+    needs = frozenset[str]().union(*(METRICS[name].needs for name in names))
+    matrix = "matrix" in needs and one_length
+    return [LayerStatistics("pairs" in needs, matrix, "squares" in needs) for _ in range(layers)]
 
 
 def rank_correlation(kind: Literal["spearman", "kendall"], layer_means: Float[Tensor, " layers"]) -> float:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from decondense.losses.aggregate import aggregate, count_items
-from decondense.losses.pair_blocks import blocks, evaluate, or_zero, raise_to
+from decondense.losses.pair_blocks import blocks, evaluate, finish_pull, or_zero, raise_to
 from decondense.losses.pairs import Grouping
 from decondense.losses.portions import portions, pull_back, put_back, scale_by_sequence
 from decondense.losses.row import Formulation, Settings
@@ -214,16 +214,14 @@ def go_over_pairs(
     scale = scale_to_all_pairs(call, shift.dtype)
     totals = torch.zeros(len(shift), dtype=torch.float64, device=_exact_device(hidden.device))
     gradient = torch.zeros(hidden.shape, dtype=shift.dtype, device=hidden.device) if want_gradient else None
+    in_place = grouping.index is None and row.transform.tokenwise
     for groups, vectors, valid in portions(hidden, grouping, row, settings):
         owner = grouping.sequence[groups]
         level = shift[owner][:, None, None]
         taken_off = None if call.expansion is None else call.expansion.of_groups(owner)
-        in_place = gradient is not None and grouping.index is None and row.transform.tokenwise
-        pull = (
-            (gradient[groups] if in_place and gradient is not None else torch.zeros_like(vectors))
-            if want_gradient
-            else None
-        )
+        pull = None
+        if gradient is not None:
+            pull = gradient[groups] if in_place else torch.zeros_like(vectors)
         slopes = torch.zeros(vectors.shape[:2], dtype=vectors.dtype, device=vectors.device) if row.distances else None
         total = torch.zeros(len(vectors), dtype=torch.float64, device=totals.device)
         for rows, columns, arguments, outside in blocks(vectors, valid, row.distances):
@@ -239,13 +237,8 @@ def go_over_pairs(
                 pull[:, columns].baddbmm_(slope.mT, vectors[:, rows])
                 if slopes is not None:
                     slopes[:, columns] += slope.sum(dim=1)
-        factor = scale[owner][:, None, None]
         if pull is not None:
-            if slopes is not None:
-                # d_ij^2 = ||u_i||^2 + ||u_j||^2 - 2 c_ij: its gradient by u_i is 2 (u_i - u_j).
-                pull.neg_().addcmul_(slopes[..., None], vectors).mul_(4 * factor)
-            else:
-                pull.mul_(2 * factor)
+            finish_pull(pull, slopes, vectors, scale[owner][:, None, None])
         total *= scale[owner].to(total)
         if call.diagonal:
             total += _add_diagonal(vectors, valid, call, level, pull).to(total)

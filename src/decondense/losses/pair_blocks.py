@@ -77,6 +77,23 @@ def blocks(
             yield rows, columns, arguments, outside
 
 
+def finish_pull(
+    pull: Float[Tensor, "groups items width"],
+    slopes: Float[Tensor, "groups items"] | None,
+    vectors: Float[Tensor, "groups items width"],
+    factor: float | Float[Tensor, "groups 1 1"],
+) -> None:
+    """Turn, in place, sum_j phi'(x_ij) u_j into `factor` times the gradient by u_i of the sum of phi over ordered pairs.
+
+    `slopes` are sum_j phi'(x_ij) where x is a squared distance, None where it is an inner product.
+    """
+    if slopes is None:
+        pull.mul_(2 * factor)
+    else:
+        # d_ij^2 = ||u_i||^2 + ||u_j||^2 - 2 c_ij: its gradient by u_i is 2 (u_i - u_j).
+        pull.neg_().addcmul_(slopes[..., None], vectors).mul_(4 * factor)
+
+
 def raise_to(
     largest: Float[Tensor, " sequences"],
     owner: Int[Tensor, " groups"],

@@ -32,7 +32,7 @@ from torch.utils.checkpoint import checkpoint
 from decondense.losses.aggregate import aggregate, count_items
 from decondense.losses.blocked import Call, fixed_shift, go_over_pairs, largest_logits
 from decondense.losses.engine import aggregate_pairs
-from decondense.losses.pair_blocks import blocks, evaluate, or_zero, raise_to
+from decondense.losses.pair_blocks import blocks, evaluate, finish_pull, or_zero, raise_to
 from decondense.losses.pairs import Grouping, form_groups
 from decondense.losses.portions import (
     all_if_none,
@@ -180,11 +180,7 @@ def _go_between(
             slopes[:, rows] += slope.sum(dim=2)
     if pull is None or gradient is None:
         return total
-    if slopes is None:
-        pull.mul_(2)
-    else:
-        # d_ij^2 = ||u_i||^2 + ||u_j||^2 - 2 c_ij: its gradient by u_i is 2 (u_i - u_j).
-        pull.neg_().addcmul_(slopes[..., None], vectors).mul_(4)
+    finish_pull(pull, slopes, vectors, 1.0)
     pull = pull_back(hidden, pull, near.groups, near.mine, row, call.settings)
     if near.mine.index is None:
         gradient[near.groups] += pull

@@ -152,16 +152,15 @@ def summarise(
     """The content of `results.json` from the numbers of the arms."""
     names = list(dict.fromkeys(arm["name"] for arm in found))
     of_name = {name: [arm for arm in found if arm["name"] == name] for name in names}
-    baseline = of_name[BASELINE]
+    perplexities = {name: [run["perplexity"] for run in runs] for name, runs in of_name.items()}
+    middles = {name: mean_interval([middle_layers(run["mean_cosine"]) for run in of_name[name]]) for name in names}
+    base = mean_interval(perplexities[BASELINE]).mean
     summary, sentences = [], []
     for name in names:
-        runs = of_name[name]
-        perplexity = mean_interval([run["perplexity"] for run in runs])
-        difference = paired_difference([run["perplexity"] for run in runs], [run["perplexity"] for run in baseline])
-        middle = mean_interval([middle_layers(run["mean_cosine"]) for run in runs])
+        runs, middle = of_name[name], middles[name]
         row: dict[str, Any] = {
             "name": name,
-            "perplexity": _estimate(perplexity),
+            "perplexity": _estimate(mean_interval(perplexities[name])),
             "bits_per_byte": _estimate(mean_interval([run["bits_per_byte"] for run in runs])),
             "mean_cosine_first": _estimate(mean_interval([run["mean_cosine"][0] for run in runs])),
             "mean_cosine_middle": _estimate(middle),
@@ -170,12 +169,10 @@ def summarise(
             "seconds": _estimate(mean_interval([run["seconds"] for run in runs])),
         }
         if name != BASELINE:
+            difference = paired_difference(perplexities[name], perplexities[BASELINE])
             row["perplexity_difference"] = _estimate(difference)
-            base = mean_interval([run["perplexity"] for run in baseline]).mean
-            base_middle = mean_interval([middle_layers(run["mean_cosine"]) for run in baseline]).mean
-            sentences.append(
-                (name, describe_condensation(middle.mean, base_middle), describe_difference(difference, base))
-            )
+            condensation = describe_condensation(middle.mean, middles[BASELINE].mean)
+            sentences.append((name, condensation, describe_difference(difference, base)))
         summary.append(row)
     return {
         "kind": "demo",

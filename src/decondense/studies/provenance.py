@@ -6,15 +6,14 @@ import platform
 import subprocess
 from pathlib import Path
 
+import torch
+
 from decondense import __version__
+from decondense.studies.workers import available_cores
 
 
 def provenance() -> dict[str, str | int | None]:
     """Version and commit of decondense (None outside a checkout), versions of Python and torch, kind of processor and number of cores."""
-    import torch
-
-    from decondense.studies.workers import available_cores
-
     return {
         "decondense": __version__,
         "commit": _commit(),

@@ -21,7 +21,7 @@ from decondense.attach import attach
 from decondense.condensation import Condensation
 from decondense.errors import require
 from decondense.evaluate.heldout import HeldOut, evaluate_windows
-from decondense.files import prepare_folder, replace_file, write_json
+from decondense.files import plain, prepare_folder, replace_file, write_json
 from decondense.losses.module import DispersionLoss
 from decondense.texts import embedded, packing, tokenizer
 from decondense.train.loop import Schedule, train
@@ -244,15 +244,10 @@ def _describe(
         "mean_cosine": condensation.mean_cosine.tolist(),
         "mean_cosine_off_diagonal": condensation.mean_cosine_off_diagonal.tolist(),
         "effective_rank": condensation.metrics["effective_rank"].tolist(),
-        "spearman": _number(condensation.spearman),
-        "kendall": _number(condensation.kendall),
+        "spearman": plain(condensation.spearman),
+        "kendall": plain(condensation.kendall),
         "history": history.entries(),
     }
-
-
-def _number(value: float) -> float | None:
-    """NaN (no rank correlation, all layers alike) is no JSON: null stands for it."""
-    return None if value != value else float(value)
 
 
 def middle_layers(mean_cosine: list[float] | Tensor) -> float:
