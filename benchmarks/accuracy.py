@@ -66,8 +66,11 @@ def mean_cosine(hidden: Tensor) -> float:
     return float(((unit.sum(dim=1).square().sum(dim=-1) - length) / (length * (length - 1))).mean())
 
 
-def real_models(twin: Path) -> dict[str, tuple[nn.Module, Tensor]]:
-    """Models and tokens [4, length]: stories260K and a dispersed twin where they are at hand, and a random model of GPT-2 small's shape."""
+def real_models(twin: Path, checkpoints: bool = False) -> dict[str, tuple[nn.Module, Tensor]]:
+    """Models and tokens [4, length]: stories260K and a dispersed twin where they are at hand, and a random model of GPT-2 small's shape.
+
+    With `checkpoints` those that the demo kept of its twins too.
+    """
     import transformers
 
     models: dict[str, tuple[nn.Module, Tensor]] = {}
@@ -83,6 +86,8 @@ def real_models(twin: Path) -> dict[str, tuple[nn.Module, Tensor]]:
         if found:
             text = "\n\n".join(document.text for document in embedded.split(embedded.documents())[1])
             models[f"demo's twin, {arm}"] = _load(found[0], text, 128)
+            for checkpoint in sorted((found[0] / "checkpoints").glob("step-*")) if checkpoints else ():
+                models[f"demo's twin, {arm}, {checkpoint.name}"] = _load(checkpoint, text, 128)
         else:
             print(f"no finished demo in {twin}: its {arm} twin is left out")
     torch.manual_seed(0)
