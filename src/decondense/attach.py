@@ -18,6 +18,7 @@ from decondense.batches import Batch, read_batch
 from decondense.errors import UserError, choose
 from decondense.layers import body, count_layers, unwrap, watch
 from decondense.losses.module import DispersionLoss
+from decondense.losses.pairs import Partition, Subset
 from decondense.shapes import Float
 
 LAYER_NAMES = ("all", "last", "early_half", "late_half")
@@ -74,6 +75,15 @@ class Attachment:
             )
         if not isinstance(loss, DispersionLoss):
             raise TypeError(f"loss: expected a DispersionLoss, got {type(loss).__name__}")
+        if (
+            isinstance(loss.pairs, Partition | Subset)
+            and not loss.pairs.same_on_ranks
+            and _is_tensor_parallel(self._model)
+        ):
+            raise UserError(
+                f"pairs={loss.pairs}: the ranks of a tensor-parallel model hold the same tokens and must draw the same pairs; "
+                f"give {type(loss.pairs).__name__}(..., same_on_ranks=True)"
+            )
         self.layers = select_layers(layers, count_layers(model))
         self.weight = weight
         self.documents: Tensor | None = None
@@ -171,6 +181,12 @@ class Attachment:
             terms.append((values * shares.to(values)).sum().to(first.device))
         # Without a total cross entropy is a mean over this rank's tokens, and trainers average it over ranks.
         return sequences.as_part(torch.stack(terms).mean(), averaged=batch.total is None)
+
+
+def _is_tensor_parallel(model: nn.Module) -> bool:
+    """Whether weights lie on a dimension of a device mesh that is called after tensor parallelism, as torch's and transformers' are."""
+    meshes = (getattr(parameter, "device_mesh", None) for parameter in model.parameters())
+    return any("tp" in (mesh.mesh_dim_names or ()) for mesh in meshes if mesh is not None)
 
 
 def select_layers(layers: str | Sequence[int], count: int) -> list[int]:

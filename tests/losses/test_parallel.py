@@ -11,6 +11,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import distribute_tensor
 
 from decondense import DispersionLoss, Moments, Partition, Subset, UserError, attach
 from decondense.losses import moments as moments_room
@@ -442,6 +444,32 @@ def alone(tmp_path):
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     yield dist.group.WORLD
     dist.destroy_process_group()
+
+
+@needs_gloo
+@pytest.mark.parametrize("kind", [Partition, Subset])
+def test_each_rank_draws_its_own_pairs_unless_told_otherwise(alone, monkeypatch, kind):
+    hidden = random_hidden(shape=(1, 40, 7))
+
+    def on_rank(rank, **options):
+        monkeypatch.setattr(dist, "get_rank", lambda *_: rank)
+        return DispersionLoss(pairs=kind(8, **options))(hidden, step=3).item()
+
+    assert on_rank(0) != on_rank(1)
+    assert on_rank(1) == on_rank(1)
+    assert on_rank(0, same_on_ranks=True) == on_rank(1, same_on_ranks=True)
+    # The first rank draws what a single process draws: a seed means the same with and without a launcher.
+    assert on_rank(0) == on_rank(0, same_on_ranks=True)
+
+
+@needs_gloo
+def test_ranks_of_a_tensor_parallel_model_must_draw_the_same(alone):
+    mesh = init_device_mesh("cpu", (1,), mesh_dim_names=("tp",))
+    model = nn.Sequential(nn.ModuleList([nn.Linear(4, 4)]))
+    model[0][0].weight = nn.Parameter(distribute_tensor(model[0][0].weight.detach(), mesh))
+    with pytest.raises(UserError, match=r"Partition\(\.\.\., same_on_ranks=True\)"):
+        attach(model, DispersionLoss(pairs=Partition(8)))
+    attach(model, DispersionLoss(pairs=Partition(8, same_on_ranks=True))).detach()
 
 
 @needs_gloo

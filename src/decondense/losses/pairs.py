@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from decondense.errors import UserError
@@ -20,6 +21,7 @@ class Partition:
     Every token is in one group, group sizes of a sequence differ by at most one, and the partition is drawn anew from
     (seed, step, layer). The sum over pairs is scaled to all pairs, so its expectation is the exact sum; pairs of a token with itself are exact.
     With `control` the expansion of that order (see `Moments`) is taken over all pairs, and only what it leaves over is sampled.
+    Each process of a distributed run draws its own partition, unless `same_on_ranks`: ranks that hold the same tokens (tensor parallelism) need that.
 
     Raises:
         UserError: a size below 2 leaves no pair.
@@ -28,6 +30,7 @@ class Partition:
     size: int = 64
     control: int = 0
     seed: int = 0
+    same_on_ranks: bool = False
 
     def __post_init__(self) -> None:
         if self.size < 2:
@@ -59,12 +62,15 @@ class Moments:
 class Subset:
     """The paper's choice: all pairs of `size` random tokens of each sequence, as if the others were not there.
 
+    Each process of a distributed run draws its own tokens, unless `same_on_ranks`: ranks that hold the same tokens (tensor parallelism) need that.
+
     Raises:
         UserError: a size below 2 leaves no pair.
     """
 
     size: int = 256
     seed: int = 0
+    same_on_ranks: bool = False
 
     def __post_init__(self) -> None:
         if self.size < 2:
@@ -132,7 +138,7 @@ def form_groups(sequences: Sequences, pairs: Partition | Subset | str, step: int
         first_group = torch.arange(batch, device=device) * room
         owner = torch.arange(total, device=device) // room
 
-    keys = None if isinstance(pairs, str) else random_keys(batch * length, pairs.seed, step, layer, device)
+    keys = None if isinstance(pairs, str) else random_keys(batch * length, _seed(pairs), step, layer, device)
     token, sequence, rank = _rank_in_sequence(sequences, keys)
     parts = groups_of[sequence].clamp(min=1)
     slot, group = rank // parts, first_group[sequence] + rank % parts
@@ -145,6 +151,13 @@ def form_groups(sequences: Sequences, pairs: Partition | Subset | str, step: int
     valid = torch.zeros(total * size + 1, dtype=torch.bool, device=device).scatter(0, place, taken)[:-1]
     represented = sequences.tokens.clamp(max=size) if isinstance(pairs, Subset) else sequences.tokens
     return Grouping(index.view(total, size), None if full else valid.view(total, size), owner, represented)
+
+
+def _seed(pairs: Partition | Subset) -> int:
+    if pairs.same_on_ranks or not (dist.is_available() and dist.is_initialized()):
+        return pairs.seed
+    # Far apart: the seeds that users count up must not meet those of other ranks.
+    return pairs.seed + 1_000_003 * dist.get_rank()
 
 
 def _rank_in_sequence(
