@@ -147,7 +147,6 @@ def main() -> None:
         arguments.pictures / "expansion-condensation",
         x_label="mean cosine of the layer",
         y_label=label,
-        y_scale="log",
     )
     print(f"\n{arguments.results / 'expansion.json'}, {arguments.pictures}/expansion-*.png")
 

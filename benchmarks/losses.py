@@ -94,16 +94,20 @@ def contenders(long: bool, compiled: bool) -> dict[str, Contender]:
 
 
 def time_all(ways: dict[str, Contender], hidden: Tensor, rounds: int) -> dict[str, float]:
-    """Median seconds of each contender, timed in turn."""
+    """Median seconds of each contender, timed in turn; a short one several times a turn, since a millisecond is easily disturbed."""
     taken: dict[str, list[float]] = {name: [] for name in ways}
+    repeats = dict.fromkeys(ways, 1)
     for turn in range(rounds + 1):
         for name, way in ways.items():
-            _synchronize(hidden.device)
-            began = time.perf_counter()
-            way(hidden)
-            _synchronize(hidden.device)
-            if turn:  # the first turn warms up
-                taken[name].append(time.perf_counter() - began)
+            for _ in range(repeats[name]):
+                _synchronize(hidden.device)
+                began = time.perf_counter()
+                way(hidden)
+                _synchronize(hidden.device)
+                seconds = time.perf_counter() - began
+                if turn:  # the first turn warms up
+                    taken[name].append(seconds)
+            repeats[name] = min(20, max(1, int(0.05 / seconds)))
     return {name: statistics.median(seconds) for name, seconds in taken.items()}
 
 
