@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from clouds import collect
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -22,17 +23,7 @@ from decondense.geometry import LayerStatistics, choose_metrics
 
 def finish(hidden: Tensor, metrics: str | list[str] = "all", model: str = "a", max_length: int = 512) -> Condensation:
     """Measure hidden states [texts, layers, tokens, features], in batches of two texts."""
-    names = choose_metrics(metrics)
-    statistics = [
-        LayerStatistics(
-            pairs="histogram" in names, matrix="histogram_of_mean" in names, squares="effective_rank" in names
-        )
-        for _ in range(hidden.shape[1])
-    ]
-    for layer, collected in enumerate(statistics):
-        for batch in hidden[:, layer].split(2):
-            collected.update(batch)
-    return Condensation.from_statistics(statistics, names, model, max_length)
+    return Condensation.from_statistics(collect(hidden, metrics), choose_metrics(metrics), model, max_length)
 
 
 def draw(seed: int, texts: int = 5, layers: int = 3, tokens: int = 7) -> Tensor:
@@ -225,7 +216,7 @@ def test_archives_of_others_are_refused(tmp_path: Path) -> None:
         ({"text_metrics/mean_cosine": np.zeros((5, 2))}, "do not fit together"),
         ({"text_metrics/mean_cosine": None}, "do not fit together"),
         ({"matrix_sums": None}, "do not fit together"),
-        ({"version": 2}, "format is version 2, this decondense reads 1"),
+        ({"version": 3}, "format is version 3, this decondense reads 2"),
         ({"arrays": []}, "do not fit together"),
     ],
 )
@@ -265,6 +256,8 @@ def test_the_summary_says_what_was_measured() -> None:
         "mean_cosine_interval",
         "spearman",
         "kendall",
+        "spearman_interval",
+        "kendall_interval",
         "samples",
         "tokens",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import warnings
@@ -20,7 +21,10 @@ from torch import nn
 
 from decondense.condensation import Condensation
 from decondense.errors import UserError
-from decondense.measure import PADDING_SHARE, _batches, count_positions, measure
+from decondense.geometry import METRICS
+from decondense.measure import count_positions, measure
+from decondense.passes import PADDING_SHARE
+from decondense.tokens import plan_batches
 
 WORDS = [f"w{number}" for number in range(90)]
 SPECIAL = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
@@ -155,7 +159,7 @@ def test_merged_parts_are_the_whole(tokenizer: Callable) -> None:
     share=st.sampled_from([0.0, PADDING_SHARE]),
 )
 def test_every_text_is_in_one_batch_and_little_is_padding(lengths: list[int], batch_size: int, share: float) -> None:
-    batches = list(_batches(lengths, batch_size, share))
+    batches = plan_batches(lengths, batch_size, share)
     assert sorted(text for batch in batches for text in batch) == list(range(len(lengths)))
     for batch in batches:
         inside = [lengths[text] for text in batch]
@@ -214,7 +218,7 @@ def test_the_model_is_left_as_it_was(tokenizer: Callable) -> None:
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
     with torch.no_grad():
         model.transformer.h[1].mlp.c_fc.bias[0] = torch.nan
-    with pytest.raises(UserError, match="NaN"):
+    with pytest.warns(UserWarning, match="layer 2 holds NaN"):
         measure(model, tokenizer, MIXED, max_length=64)
     assert [module.training for module in model.modules()] == flags
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
@@ -237,13 +241,13 @@ def test_lower_precision_models(tokenizer: Callable, dtype: torch.dtype) -> None
     ("metrics", "names"),
     [
         ("paper", ["mean_cosine", "mean_cosine_off_diagonal"]),
-        ("all", ["mean_cosine", "mean_cosine_off_diagonal", "effective_rank"]),
+        ("all", [name for name, row in METRICS.items() if row.of_texts or row.of_sample or name == "between_texts"]),
         (["effective_rank"], ["mean_cosine", "mean_cosine_off_diagonal", "effective_rank"]),
     ],
 )
 def test_what_is_asked_for_is_measured(tokenizer: Callable, metrics: str | list[str], names: list[str]) -> None:
     found = measure(build(gpt2), tokenizer, texts_of(9, 9), max_length=64, metrics=metrics)
-    assert list(found.metrics) == names
+    assert sorted(found.metrics) == sorted(names)
     assert (found.pair_counts is None) == (metrics == ["effective_rank"])
     assert (found.histogram_of_mean is None) == (metrics == ["effective_rank"])
 
@@ -323,7 +327,7 @@ def test_progress_is_shown_on_a_terminal_alone(
 
 
 @pytest.mark.parametrize("block", [0, 2])
-def test_a_model_that_gives_nan_is_refused_and_the_layer_and_the_text_named(tokenizer: Callable, block: int) -> None:
+def test_a_layer_that_gives_nan_is_named_and_counted_no_more(tokenizer: Callable, block: int) -> None:
     model = build(gpt2)
     # Only texts that hold the word with this id are hurt.
     unlucky = tokenizer("w7")["input_ids"][0]
@@ -335,8 +339,26 @@ def test_a_model_that_gives_nan_is_refused_and_the_layer_and_the_text_named(toke
         if block:
             model.transformer.h[block - 1].mlp.c_proj.bias[0] = torch.nan
     layer, text = (0, 2) if block == 0 else (2, r"\d")
-    with pytest.raises(UserError, match=rf"GPT2LMHeadModel: hidden_states\[{layer}\] of text {text} holds NaN"):
-        measure(model, tokenizer, texts, max_length=64)
+    if block == 0:
+        with (
+            pytest.warns(UserWarning, match=rf"GPT2LMHeadModel: layer {layer} holds NaN or infinity at text {text}"),
+            pytest.raises(UserError, match="every layer holds NaN"),
+        ):
+            measure(model, tokenizer, texts, max_length=64)
+        return
+    with pytest.warns(UserWarning, match=rf"GPT2LMHeadModel: layer {layer} holds NaN or infinity at text {text}"):
+        found = measure(model, tokenizer, texts, max_length=64, metrics="all")
+    assert found.broken == list(range(layer, found.layers))
+    clean = measure(build(gpt2), tokenizer, texts, max_length=64, metrics="all")
+    assert not clean.broken
+    # What comes before the broken layer is as it was (but for the word's embedding), and nothing of the rest is averaged.
+    for name, values in found.metrics.items():
+        assert np.isnan(values[layer:]).all(), name
+        np.testing.assert_array_equal(np.isnan(values[:layer]), np.isnan(clean.metrics[name][:layer]), name)
+    assert not found.histogram[layer:].any()
+    assert math.isnan(found.spearman)
+    assert any("hold NaN" in doubt for doubt in found.doubts)
+    assert json.dumps(found.summary(), allow_nan=False)
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,15 @@ def test_code_of_a_model_runs_only_where_it_is_trusted(copy: Path) -> None:
     assert "--trust-remote-code" in fail(copy)
 
 
+def break_off(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    parts = {
+        "transformer.wte.weight": "model-00001-of-00002.safetensors",
+        "lm_head.weight": "model-00002-of-00002.safetensors",
+    }
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": parts}))
+
+
 SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (lambda folder: (folder / "config.json").unlink(), "no config.json"),
     "an adapter": (
@@ -152,9 +161,13 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: (folder / "tokenizer.json").write_text("{}"),
         "tokenizer cannot be loaded (KeyError: ",
     ),
-    "an encoder-decoder": (
+    "another kind of model": (
         lambda folder: transformers.T5Config(d_model=8, num_layers=1).save_pretrained(folder),
-        "encoder-decoder (t5)",
+        "weights that its config.json asks for are missing",
+    ),
+    "a download that broke off": (
+        lambda folder: break_off(folder),
+        "is not complete: 1 of 2 files of weights are missing, such as model-00002-of-00002.safetensors; download the model again",
     ),
 }
 

@@ -17,7 +17,7 @@ import pytest
 import decondense
 
 PUBLIC = {"DispersionLoss", "Moments", "Partition", "Subset", "attach", "measure", "Condensation"}
-EXTRAS = {"hf", "report", "train", "evaluate", "trl", "torchtitan", "docs", "dev"}
+EXTRAS = {"hf", "report", "quantized", "train", "evaluate", "trl", "torchtitan", "docs", "dev"}
 
 # What the library could reach for by mistake: the packages of its extras, and jaxtyping, there in development only.
 HEAVY = (

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from decondense.comparison import Comparison, compare
 from decondense.errors import UserError, require
 from decondense.files import plain, replace_file
-from decondense.geometry.metrics import METRICS, bootstrap_interval, rank_correlation
+from decondense.geometry.diagnosis import Diagnosis, diagnose
+from decondense.geometry.metrics import METRICS
+from decondense.geometry.spectrum import Cloud, similarity
 from decondense.geometry.statistics import HISTOGRAM_BINS, LayerStatistics, histogram_of_mean
+from decondense.geometry.uncertainty import bootstrap_interval, rank_correlation, rank_interval
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,8 +35,17 @@ else:
     FloatArray = IntArray = Any
 
 FORMAT = "decondense.condensation"
-FORMAT_VERSION = 1
-_TEXT_METRICS = "text_metrics/"
+FORMAT_VERSION = 2
+# Fields that hold arrays by name; in a file each is an array "field/name".
+_MAPPINGS = ("text_metrics", "sample_metrics", "totals")
+# Sums over texts, by the name that `causes` gives them.
+_TOTALS = ("directions", "features", "positions", "at_position")
+
+FEWEST_LAYERS = 5
+"""With fewer entries than this, no order of the layer means is unlikely by chance (1 in 24 orders of four is monotone one way)."""
+
+SMALLEST_SPREAD = 0.01
+"""Layer means that differ by less are as good as equal, however sure their order is."""
 
 # What zipfile, numpy and json raise where bytes of an archive are wrong.
 _DAMAGE = (
@@ -66,6 +80,11 @@ class Condensation:
             where texts differ in their number of tokens, hold more than `geometry.statistics.MATRIX_TOKENS`, or it was
             not measured.
         seed: of the bootstrap's resamples.
+        sample_metrics: metrics of the sample of tokens by name, float64 [layers]; "similarity" [layers, layers].
+        totals: sums over texts by name, float64 [layers, features or positions], rows padded with zeros: what `between_texts`, `positions` and
+            `rogue_features` are finished from.
+        parameters: of the model; 0 where it is not known.
+        digest: of the texts: results of the same texts have the same; empty where it is not known.
     """
 
     model: str
@@ -75,45 +94,67 @@ class Condensation:
     pair_counts: IntArray | None = None
     matrix_sums: FloatArray | None = None
     seed: int = 0
+    sample_metrics: Mapping[str, FloatArray] = field(default_factory=dict)
+    totals: Mapping[str, FloatArray] = field(default_factory=dict)
+    parameters: int = 0
+    digest: str = ""
 
     @classmethod
     def from_statistics(
         cls,
-        statistics: Sequence[LayerStatistics],
+        statistics: Sequence[LayerStatistics | None],
         metrics: Iterable[str],
         model: str,
         max_length: int,
         order: Sequence[int] | None = None,
         seed: int = 0,
+        parameters: int = 0,
+        digest: str = "",
     ) -> Condensation:
         """Finish the statistics of each layer.
 
         Args:
-            statistics: one a layer, all of the same texts.
+            statistics: one a layer, all of the same texts; None for a layer that was given up: all its numbers are NaN.
             metrics: names of `decondense.geometry.METRICS`. Both mean cosines are there in any case.
             model: a name for the model.
             max_length: the number of tokens after which texts were cut.
             order: the place in the result of each text, in the order in which texts were seen; None: as they were seen.
             seed: of the bootstrap's resamples.
+            parameters: of the model.
+            digest: of the texts.
         """
         names = dict.fromkeys(("mean_cosine", "mean_cosine_off_diagonal", *metrics))
-        sums = [layer.texts() for layer in statistics]
+        whole = [layer for layer in statistics if layer is not None]
+        if not whole:
+            raise UserError(
+                f"{model}: every layer holds NaN or infinity: load it in float32 or bfloat16, or check its weights"
+            )
+        sums = [None if layer is None else layer.texts() for layer in statistics]
+        some = next(one for one in sums if one is not None)
         place = slice(None) if order is None else torch.tensor(order).argsort().numpy()
+        nothing = torch.full_like(some.tokens, math.nan)
         text_metrics = {
-            name: torch.stack([of_texts(layer) for layer in sums], dim=1).numpy()[place]
+            name: torch.stack([nothing if one is None else of_texts(one) for one in sums], dim=1).numpy()[place]
             for name in names
             if (of_texts := METRICS[name].of_texts) is not None
         }
-        counts = [found for layer in statistics if (found := layer.histogram()) is not None]
-        matrices = [found for layer in statistics if (found := layer.matrix_sum()) is not None]
+        counts = [
+            torch.zeros(HISTOGRAM_BINS, dtype=torch.int64) if layer is None else layer.histogram()
+            for layer in statistics
+        ]
+        matrices = [found for layer in statistics if layer is not None and (found := layer.matrix_sum()) is not None]
         return cls(
             model=model,
             max_length=max_length,
-            tokens=sums[0].tokens.to(torch.int64).numpy()[place],
+            tokens=some.tokens.to(torch.int64).numpy()[place],
             text_metrics=text_metrics,
-            pair_counts=torch.stack(counts).numpy() if counts else None,
-            matrix_sums=torch.stack(matrices).numpy() if matrices else None,
+            pair_counts=torch.stack([one for one in counts if one is not None]).numpy() if whole[0].pairs else None,
+            matrix_sums=torch.stack(matrices).numpy() if len(matrices) == len(statistics) else None,
             seed=seed,
+            sample_metrics=_of_samples(statistics, list(names)),
+            totals=_totals(statistics),
+            parameters=parameters,
+            digest=digest,
         )
 
     def __repr__(self) -> str:
@@ -142,8 +183,66 @@ class Condensation:
 
     @cached_property
     def metrics(self) -> dict[str, FloatArray]:
-        """Each metric of single texts, averaged over texts: float64 [layers]; NaN where a text has none."""
-        return {name: values.mean(axis=0) for name, values in self.text_metrics.items()}
+        """Each metric of a layer by name: float64 [layers]. Those of single texts are averaged over texts, NaN where a text has none.
+
+        The mean cosines without a cause are averaged over the texts that have pairs left.
+        """
+        found = {}
+        for name, values in self.text_metrics.items():
+            kept = (
+                values[~require("numpy", extra="hf").isnan(values).all(axis=1)]
+                if "causes" in METRICS[name].needs
+                else values
+            )
+            found[name] = kept.mean(axis=0) if len(kept) else values.mean(axis=0)
+        found |= {name: values for name, values in self.sample_metrics.items() if name != "similarity"}
+        if (between := self.between_texts) is not None:
+            found["between_texts"] = between
+        return found
+
+    @property
+    def broken(self) -> list[int]:
+        """Layers that held NaN or infinity and were given up."""
+        return [layer for layer, value in enumerate(self.mean_cosine) if value != value]
+
+    @cached_property
+    def between_texts(self) -> FloatArray | None:
+        """Mean cosine of tokens of different texts, each text weighing the same: float64 [layers]; None where it was not measured, or of one text."""
+        if "directions" not in self.totals or self.samples < 2:
+            return None
+        directions, texts = self.totals["directions"], self.samples
+        # sum over s != t of m_s . m_t, and ||m_t||^2 is the mean cosine of text t.
+        pairs = (directions**2).sum(axis=1) - self.per_text.sum(axis=0)
+        return pairs / (texts * (texts - 1))
+
+    @property
+    def positions(self) -> FloatArray | None:
+        """Mean over texts of the mean cosine of the token at a position to the others: float64 [layers, positions]; None where not measured."""
+        if "positions" not in self.totals:
+            return None
+        np = require("numpy", extra="hf")
+        counts = self.totals["at_position"]
+        return np.divide(self.totals["positions"], counts, out=np.full(counts.shape, math.nan), where=counts > 0)
+
+    @property
+    def similarity(self) -> FloatArray | None:
+        """Linear CKA of each two layers: float64 [layers, layers]; None where it was not measured."""
+        return self.sample_metrics.get("similarity")
+
+    def diagnose(self, layer: int | None = None) -> Diagnosis:
+        """Why a layer looks condensed (by default the one that does most): shares of its mean cosine by cause, and one sentence.
+
+        Raises UserError where the causes were not measured.
+        """
+        if "directions" not in self.totals:
+            raise UserError('the causes were not measured: ask for them with metrics="all"')
+        if len(self.broken) == self.layers:
+            raise UserError("no layer is finite: there is nothing to diagnose")
+        if layer is None:
+            layer = max(set(range(self.layers)) - set(self.broken), key=lambda one: self.mean_cosine_off_diagonal[one])
+        values = {name: float(found[layer]) for name, found in self.metrics.items()}
+        features = torch.from_numpy(self.totals["features"][layer])
+        return diagnose(layer, self.layers, values, features, self.samples)
 
     @property
     def mean_cosine(self) -> FloatArray:
@@ -165,6 +264,42 @@ class Condensation:
         if metric not in self.text_metrics:
             raise UserError(f"no interval of {metric!r}: measured text by text were {', '.join(self.text_metrics)}")
         return bootstrap_interval(torch.tensor(self.text_metrics[metric]), self.seed).numpy()
+
+    def rank_interval(self, kind: Literal["spearman", "kendall"]) -> tuple[float, float]:
+        """95 % bootstrap interval over texts of `spearman` or `kendall` (percentiles); NaN for one text."""
+        return rank_interval(kind, torch.from_numpy(self.per_text), self.seed)
+
+    @property
+    def doubts(self) -> list[str]:
+        """What speaks against reading rho and tau as they stand, a sentence each; none where nothing does."""
+        found = []
+        if self.broken:
+            found.append(
+                f"layers {', '.join(map(str, self.broken))} hold NaN or infinity and were not counted: rho and tau are undefined"
+            )
+            return found
+        if self.layers < FEWEST_LAYERS:
+            found.append(
+                f"rho and tau are of {self.layers} layers: a random order gives +1 or -1 once in {math.factorial(self.layers) // 2}; "
+                "read the layer means instead"
+            )
+        spread = float(self.mean_cosine.max() - self.mean_cosine.min())
+        widths = self.mean_cosine_interval[:, 1] - self.mean_cosine_interval[:, 0]
+        noise = max(SMALLEST_SPREAD, float(widths.max()) if self.samples > 1 else 0.0)
+        if not math.isnan(self.spearman) and abs(self.spearman) > 0.5 and spread < noise:
+            found.append(
+                f"rho {self.spearman:+.2f} orders layer means that differ by {spread:.2g} at most, less than {noise:.2g} "
+                "(their widest interval, or 0.01): there is hardly a trend to speak of"
+            )
+        return found
+
+    def compare(self, other: Condensation) -> Comparison:
+        """How much more condensed `other` is than `self` on the same texts, paired text by text, with 95 % bootstrap intervals.
+
+        Raises:
+            UserError: the two are not of the same texts.
+        """
+        return compare(self, other)
 
     @cached_property
     def spearman(self) -> float:
@@ -208,12 +343,16 @@ class Condensation:
             "mean_cosine_interval": plain(self.mean_cosine_interval),
             "spearman": plain(self.spearman),
             "kendall": plain(self.kendall),
+            "spearman_interval": plain(list(self.rank_interval("spearman"))),
+            "kendall_interval": plain(list(self.rank_interval("kendall"))),
             "samples": self.samples,
             "tokens": int(self.tokens.sum()),
         }
 
     def merge(self, other: Condensation) -> Condensation:
         """What measuring the texts of `self` and then those of `other` at once would have given.
+
+        Metrics of the sample of tokens do not add up and are left out; `measure` over several processes merges the samples themselves.
 
         Raises:
             UserError: the two are of different models, layers, lengths or metrics.
@@ -242,6 +381,8 @@ class Condensation:
             pair_counts=None if self.pair_counts is None else self.histogram + other.histogram,
             matrix_sums=matrices,
             seed=self.seed,
+            totals={name: _add_padded(values, other.totals[name]) for name, values in self.totals.items()},
+            parameters=self.parameters,
         )
 
     def _measured(self) -> list[str]:
@@ -250,7 +391,9 @@ class Condensation:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one `.npz` file (no pickle in it), all of it or nothing. `Condensation.load` reads it."""
         np = require("numpy", extra="hf")
-        arrays = {"tokens": self.tokens, **{_TEXT_METRICS + name: values for name, values in self.text_metrics.items()}}
+        arrays: dict[str, Any] = {"tokens": self.tokens}
+        for mapping in _MAPPINGS:
+            arrays |= {f"{mapping}/{name}": values for name, values in getattr(self, mapping).items()}
         if self.pair_counts is not None:
             arrays["pair_counts"] = self.pair_counts
         if self.matrix_sums is not None:
@@ -261,6 +404,8 @@ class Condensation:
             "model": self.model,
             "max_length": self.max_length,
             "seed": self.seed,
+            "parameters": self.parameters,
+            "digest": self.digest,
             "arrays": list(arrays),
         }
         try:
@@ -304,14 +449,19 @@ class Condensation:
                 model=header["model"],
                 max_length=header["max_length"],
                 tokens=arrays["tokens"],
-                text_metrics={
-                    name.removeprefix(_TEXT_METRICS): values
-                    for name, values in arrays.items()
-                    if name.startswith(_TEXT_METRICS)
-                },
                 pair_counts=arrays.get("pair_counts"),
                 matrix_sums=arrays.get("matrix_sums"),
                 seed=header["seed"],
+                parameters=header["parameters"],
+                digest=header["digest"],
+                **{
+                    mapping: {
+                        name.removeprefix(f"{mapping}/"): values
+                        for name, values in arrays.items()
+                        if name.startswith(f"{mapping}/")
+                    }
+                    for mapping in _MAPPINGS
+                },
             )
             result._check()
         except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -326,6 +476,9 @@ class Condensation:
             and self.tokens.dtype == "int64"
             and "mean_cosine_off_diagonal" in self.text_metrics
             and all(values.shape == shape and values.dtype == "float64" for values in self.text_metrics.values())
+            and all(len(values) == self.layers and values.dtype == "float64" for values in self.sample_metrics.values())
+            and (not self.totals or set(self.totals) == set(_TOTALS))
+            and all(len(values) == self.layers and values.ndim == 2 for values in self.totals.values())
             and (self.pair_counts is None or self.pair_counts.shape == (self.layers, HISTOGRAM_BINS))
             and (self.matrix_sums is None or self.matrix_sums.shape == (self.layers, self._matrix_entries()))
         )
@@ -334,3 +487,48 @@ class Condensation:
 
     def _matrix_entries(self) -> int:
         return int(self.tokens[0] * (self.tokens[0] + 1) // 2)
+
+
+def _of_samples(statistics: Sequence[LayerStatistics | None], names: Sequence[str]) -> dict[str, FloatArray]:
+    """Metrics of the sample, NaN for a layer that has none."""
+    wanted = [name for name in names if METRICS[name].level == "sample"]
+    if not wanted:
+        return {}
+    clouds = [
+        None if layer is None or layer.sample.vectors is None else Cloud(layer.sample.vectors) for layer in statistics
+    ]
+    found: dict[str, FloatArray] = {}
+    for name in wanted:
+        of_sample = METRICS[name].of_sample
+        if of_sample is not None:
+            numbers = [math.nan if cloud is None else of_sample(cloud) for cloud in clouds]
+            found[name] = torch.tensor(numbers, dtype=torch.float64).numpy()
+    if "similarity" in wanted:
+        places = [place for place, cloud in enumerate(clouds) if cloud is not None]
+        matrix = torch.full((len(clouds), len(clouds)), math.nan, dtype=torch.float64)
+        if places:
+            index = torch.tensor(places)
+            matrix[index[:, None], index] = similarity([cloud for cloud in clouds if cloud is not None])
+        found["similarity"] = matrix.numpy()
+    return found
+
+
+def _totals(statistics: Sequence[LayerStatistics | None]) -> dict[str, FloatArray]:
+    """Sums over texts [layers, width] by name, padded with zeros to the widest layer; none where no layer has them."""
+    found = {}
+    for name in _TOTALS:
+        rows = [None if layer is None else layer.total(name) for layer in statistics]
+        width = max((len(row) for row in rows if row is not None), default=0)
+        if width:
+            stacked = torch.zeros(len(rows), width, dtype=torch.float64)
+            for place, row in enumerate(rows):
+                if row is not None:
+                    stacked[place, : len(row)] = row
+            found[name] = stacked.numpy()
+    return found
+
+
+def _add_padded(one: FloatArray, two: FloatArray) -> FloatArray:
+    np = require("numpy", extra="hf")
+    width = max(one.shape[1], two.shape[1])
+    return sum(np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in (one, two))

@@ -1,92 +1,36 @@
-"""A model in, its hidden states one at a time out: finds the blocks and the final norm by structure, for attaching and for measuring.
+"""A model in, its hidden states one at a time out, for attaching and for measuring.
 
-Entries are numbered as transformers' `hidden_states`: 0 is what the first block reads, i what block i gave, and the last what the model's body
-returns, after the final norm.
+Entries are numbered as transformers' `hidden_states`: 0 is what the first block reads, i what block i gave and the next one reads, and the last
+what the model's body returns, after the final norm. Where layers are named, entry i is what module i of the names gave.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from decondense.errors import UserError
+from decondense.stacks import Stack, body, count_layers, find_blocks, find_named, find_stack, find_stacks, unwrap
+
+__all__ = [
+    "Visit",
+    "Watch",
+    "body",
+    "count_layers",
+    "evaluating",
+    "find_blocks",
+    "find_stacks",
+    "unwrap",
+    "watch",
+]
 
 Visit = Callable[[int, Tensor], None]
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside the wrappers that call it (torch.compile, DistributedDataParallel): the one that sees the labels."""
-    while True:
-        if hasattr(model, "_orig_mod"):
-            model = cast(nn.Module, model._orig_mod)
-        elif type(model).__name__ in ("DistributedDataParallel", "DataParallel"):
-            model = cast(nn.Module, model.module)
-        else:
-            return model
-
-
-def body(model: nn.Module) -> nn.Module:
-    """The part of a transformers model that maps tokens to the last hidden state: no head, no adapter's wrapper.
-
-    It is the innermost transformers model around the blocks (OPT's head calls the decoder inside its body); a model that is no transformers
-    model is returned as it is.
-    """
-    return _find_stack(model)[0]
-
-
-def find_blocks(model: nn.Module) -> list[nn.Module]:
-    """The model's blocks in order: of the lists of modules that lie in no other list, the one with the most parameters.
-
-    Raises:
-        UserError: the model holds no list of blocks.
-    """
-    return _find_stack(model)[1]
-
-
-def _find_stack(model: nn.Module) -> tuple[nn.Module, list[nn.Module]]:
-    root = unwrap(model)
-    stacks: list[tuple[nn.Module, list[nn.Module]]] = []
-
-    def search(module: nn.Module, around: nn.Module) -> None:
-        if _is_transformers(module):
-            around = module
-        for child in module.children():
-            if isinstance(child, nn.ModuleList):
-                stacks.append((around, list(child)))
-            elif isinstance(child, nn.ModuleDict) and all(key.isdigit() for key in child):
-                stacks.append((around, list(child.values())))
-            else:
-                search(child, around)
-
-    search(root, root)
-    stacks = [(around, blocks) for around, blocks in stacks if blocks]
-    if not stacks:
-        raise UserError(
-            f"{type(root).__name__}: found no list of blocks in it (an nn.ModuleList); a transformer has one"
-        )
-    return max(
-        stacks, key=lambda stack: sum(parameter.numel() for block in stack[1] for parameter in block.parameters())
-    )
-
-
-def _is_transformers(module: nn.Module) -> bool:
-    return hasattr(module, "base_model_prefix") and hasattr(module, "config")
-
-
-def count_layers(model: nn.Module) -> int:
-    """Number of entries of `hidden_states`: one more than blocks are run."""
-    return _count_calls(*_find_stack(model)) + 1
-
-
-def _count_calls(around: nn.Module, blocks: list[nn.Module]) -> int:
-    # ALBERT runs a few blocks many times; everyone else runs each block once (a config that says less cuts the list).
-    configured = getattr(getattr(around, "config", None), "num_hidden_layers", None)
-    return configured if isinstance(configured, int) and configured > 0 else len(blocks)
 
 
 class Watch:
@@ -96,53 +40,109 @@ class Watch:
     block outside one of the body (gradient checkpointing recomputes blocks in the backward pass) is not shown.
     """
 
-    def __init__(self, model: nn.Module, visit: Visit, layers: Collection[int] | None = None) -> None:
-        around, blocks = _find_stack(model)
-        self._calls = _count_calls(around, blocks)
-        self._shared = self._calls > len(blocks)
-        self._layers = set(range(self._calls + 1)) if layers is None else set(layers)
+    def __init__(
+        self,
+        model: nn.Module,
+        visit: Visit,
+        layers: Collection[int] | None = None,
+        stack: str | None = None,
+        names: str | Sequence[str] | None = None,
+    ) -> None:
         self._visit = visit
-        self._running = False
-        self._call = 0
-        self._handles: list[RemovableHandle] = [around.register_forward_pre_hook(self._begin)]
-        for position, block in enumerate(blocks):
-            self._handles.append(
-                block.register_forward_pre_hook(self._read_input(position, block), with_kwargs=True, prepend=True)
-            )
-            self._handles.append(block.register_forward_hook(self._read_output(position)))
-        last = around if _is_transformers(around) else _find_last(around, blocks)
-        self._handles.append(last.register_forward_hook(self._read_last))
+        self._begun = self._running = False
+        self._shown: Counter[int] = Counter()
+        self._handles: list[RemovableHandle] = []
+        if names is None:
+            found = find_stack(model, stack)
+            self._root = found.around
+            self._labels = [f"hidden_states[{index}]" for index in range(found.calls + 1)]
+            self._hook_blocks(found)
+        else:
+            modules = find_named(model, names, stack)
+            self._root = unwrap(model)
+            self._labels = [f"names: module {name!r}" for name in modules]
+            self._hook_named(list(modules.values()))
+        self._layers = set(range(len(self._labels)) if layers is None else layers)
+
+    def _hook_blocks(self, stack: Stack) -> None:
+        shared = stack.calls > len(stack.blocks)
+
+        def read(position: int, name: str) -> Callable[..., None]:
+            def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                if self._running:
+                    index = self._shown.total() if shared else position
+                    if index < stack.calls:
+                        self._show(index, args[0] if args else kwargs.get(name, kwargs))
+                    else:
+                        self._shown[index] += 1  # a pass too many, which `check` tells
+
+            return hook
+
+        def end(module: nn.Module, args: Any, output: Any) -> None:
+            if self._running:
+                self._running = False
+                self._show(stack.calls, output)
+
+        self._handles.append(stack.around.register_forward_pre_hook(self._begin))
+        # What a block reads is what the block before it gave, and what some models do to that in between (RWKV halves it now and then, a large
+        # DeBERTa convolves it) belongs to the entry in transformers too.
+        for position, block in enumerate(stack.blocks):
+            name = next(iter(inspect.signature(unwrap(block).forward).parameters), "")
+            hook = block.register_forward_pre_hook(read(position, name), with_kwargs=True, prepend=True)
+            self._handles.append(hook)
+        self._handles.append(stack.last.register_forward_hook(end))
+
+    def _hook_named(self, modules: list[nn.Module]) -> None:
+        def read(index: int) -> Callable[..., None]:
+            def hook(module: nn.Module, args: Any, output: Any) -> None:
+                if self._running:
+                    self._show(index, output)
+
+            return hook
+
+        def end(module: nn.Module, args: Any, output: Any) -> None:
+            self._running = False
+            self.check()
+
+        self._handles.append(self._root.register_forward_pre_hook(self._begin))
+        self._handles += [module.register_forward_hook(read(index)) for index, module in enumerate(modules)]
+        self._handles.append(self._root.register_forward_hook(end))
 
     def _begin(self, module: nn.Module, args: Any) -> None:
-        self._running, self._call = True, 0
+        self._begun = self._running = True
+        self._shown.clear()
 
-    def _read_input(self, position: int, block: nn.Module) -> Callable[..., None]:
-        names = list(inspect.signature(block.forward).parameters)
-
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            call = self._call if self._shared else position
-            if self._running and call == 0 and 0 in self._layers:
-                self._visit(0, args[0] if args else kwargs[names[0]])
-
-        return hook
-
-    def _read_output(self, position: int) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            if not self._running:
-                return
-            index = (self._call if self._shared else position) + 1
-            self._call += 1
-            if index < self._calls and index in self._layers:
-                self._visit(index, _first_tensor(output))
-
-        return hook
-
-    def _read_last(self, module: nn.Module, args: Any, output: Any) -> None:
-        if not self._running:
+    def _show(self, index: int, output: Any) -> None:
+        self._shown[index] += 1
+        if index not in self._layers:
             return
-        self._running = False
-        if self._calls in self._layers:
-            self._visit(self._calls, _first_tensor(output))
+        hidden = _find_hidden(output)
+        if hidden is None or hidden.ndim != 3 or not hidden.is_floating_point():
+            given = type(output).__name__ if hidden is None else f"{hidden.dtype} {list(hidden.shape)}"
+            raise UserError(
+                f"{self._labels[index]} is {given}: a layer must give floating-point numbers [batch, length, features]; "
+                "name modules that do"
+            )
+        self._visit(index, hidden)
+
+    def check(self) -> None:
+        """Raise `UserError` unless the last forward pass ran through each layer once. With `names` every forward pass ends with this check.
+
+        Some models skip blocks (Mllama its cross-attention where there is no image) or go through them several times.
+        """
+        if not self._begun:
+            raise UserError(
+                f"no forward pass of {type(self._root).__name__} was seen: call it while it is watched; a model that was compiled must be "
+                "watched before its first call"
+            )
+        for index in sorted(self._shown.keys() | self._layers):
+            times = self._shown[index]
+            if times != 1 or index >= len(self._labels):
+                label = self._labels[index] if index < len(self._labels) else f"hidden_states[{index}]"
+                raise UserError(
+                    f"{label} is made {times} times in a forward pass of {type(self._root).__name__}, not once: "
+                    "name modules that run once"
+                )
 
     def remove(self) -> None:
         """Take the hooks off; the model is as it was."""
@@ -157,9 +157,29 @@ class Watch:
         self.remove()
 
 
-def watch(model: nn.Module, visit: Visit, layers: Collection[int] | None = None) -> Watch:
-    """Show entries of `hidden_states` (all, or those numbered in `layers`) to `visit` in every forward pass, until `.remove()`."""
-    return Watch(model, visit, layers)
+def watch(
+    model: nn.Module,
+    visit: Visit,
+    layers: Collection[int] | None = None,
+    stack: str | None = None,
+    names: str | Sequence[str] | None = None,
+) -> Watch:
+    """Show entries of `hidden_states` (all, or those numbered in `layers`) to `visit` in every forward pass, until `.remove()`.
+
+    Args:
+        model: any model of transformers, alone or wrapped (torch.compile, DistributedDataParallel, peft, accelerate); any other with a list of
+            blocks; with `names` any at all.
+        visit: called with the number of an entry and its tensor [batch, length, features].
+        layers: numbers of the entries to show.
+        stack: "encoder" or "decoder" of a model with both: the entries are its `encoder_hidden_states` or `decoder_hidden_states`.
+        names: dotted names of modules, * for any characters but a dot: entry i is the output of module i (itself, its `last_hidden_state`, or its
+            first tensor), and there is no entry for the embeddings.
+
+    Raises:
+        UserError: no list of blocks, no such stack, no module of a name. In a forward pass: an entry that is no floating-point
+            [batch, length, features]; a named module that runs twice, or not at all.
+    """
+    return Watch(model, visit, layers, stack, names)
 
 
 @contextmanager
@@ -174,20 +194,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _find_last(model: nn.Module, blocks: list[nn.Module]) -> nn.Module:
-    """The module whose output is the last hidden state, in a model that is no transformers model: the norm after the blocks, or the last block."""
-    for parent in model.modules():
-        children = list(parent.children())
-        for position, child in enumerate(children):
-            if list(child.children())[: len(blocks)] == blocks:
-                after = [module for module in children[position + 1 :] if type(module).__name__.endswith("Norm")]
-                return after[0] if after else blocks[-1]
-    return blocks[-1]
-
-
-def _first_tensor(output: Any) -> Tensor:
-    """Hidden states of a module's output: the tensor itself, `last_hidden_state`, or the first of a tuple."""
+def _find_hidden(output: Any) -> Tensor | None:
+    """Hidden states of a module's output: the tensor itself, `last_hidden_state`, or the first tensor of a tuple, list or dictionary."""
     if isinstance(output, Tensor):
         return output
-    last = getattr(output, "last_hidden_state", None)
-    return last if isinstance(last, Tensor) else output[0]
+    parts = output if isinstance(output, Mapping) else {}
+    last = getattr(output, "last_hidden_state", parts.get("last_hidden_state"))
+    if isinstance(last, Tensor):
+        return last
+    items = parts.values() if parts else output if isinstance(output, tuple | list) else ()
+    return next((item for item in items if isinstance(item, Tensor)), None)

@@ -6,6 +6,7 @@ unless it is trusted: both could do on this machine whatever their author likes.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from decondense import hub
 from decondense.errors import UserError, choose, require
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+SPREAD = "spread"
 
 _SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -97,10 +99,11 @@ def load(
     allow_pickle: bool = False,
     dtype: str = "auto",
     device: str = "cpu",
+    bits: int = 0,
 ) -> tuple[Any, Any]:
     """Load a model, in evaluation mode, and its tokenizer.
 
-    A causal language model is loaded with its head, any other (an encoder) without one.
+    A causal language model and an encoder-decoder are loaded with their head, any other (an encoder) without one.
 
     Args:
         name: a folder, a hub name, or NAME@REVISION.
@@ -108,7 +111,9 @@ def load(
         trust_remote_code: run the Python code that comes with the model.
         allow_pickle: load pytorch_model.bin where there are no safetensors.
         dtype: "auto" keeps the precision that the weights are stored in; or "float32", "bfloat16", "float16".
-        device: "auto" (a CUDA device where there is one), "cpu", "cuda", "cuda:1", "mps".
+        device: "auto" (a CUDA device where there is one), "cpu", "cuda", "cuda:1", "mps"; or "spread": over all devices, what does not fit into
+            them staying in memory and on disk (`device_map="auto"`; needs accelerate).
+        bits: 8 or 4 loads weights rounded to so many bits (bitsandbytes, on a CUDA device); 0 as they are.
 
     Returns:
         the transformers model and its tokenizer.
@@ -119,18 +124,38 @@ def load(
             would be needed that were not allowed; there is no such device.
     """
     choose("dtype", dtype, DTYPES)
-    target = choose_device(device)
+    target = None if device == SPREAD else choose_device(device)
+    how = _placing(device, target, bits)
     with _quiet():
         place = find(name, revision, allow_pickle)
         with _from_hub_or_cache(place, trust_remote_code) as options:
             config = _load_config(place, options)
             tokenizer = _load_tokenizer(place, options)
-            model = _load_model(place, config, allow_pickle, dtype, options)
+            model = _load_model(place, config, allow_pickle, dtype, {**options, **how})
     _check_vocabulary(place, model, tokenizer)
+    if how:
+        return model.eval(), tokenizer
     try:
         return model.to(target).eval(), tokenizer
     except torch.OutOfMemoryError as error:
         raise UserError(f"{place} does not fit into the memory of {device}: try --dtype bfloat16, or cpu") from error
+
+
+def _placing(device: str, target: torch.device | None, bits: int) -> dict[str, Any]:
+    """Options of `from_pretrained` for weights that it puts in their place itself; none where they are simply moved to `target`."""
+    if bits not in (0, 4, 8):
+        raise UserError(f"bits={bits}: weights can be loaded with 8 or 4 bits, or as they are (0)")
+    options: dict[str, Any] = {}
+    if device == SPREAD or bits:
+        require("accelerate", extra="train")
+        options["device_map"] = "auto" if target is None else {"": target}
+    if bits:
+        if target is not None and target.type != "cuda":
+            raise UserError(f"bits={bits}: needs a CUDA device, and the model goes to {target}; load it as it is")
+        require("bitsandbytes", extra="quantized")
+        transformers = require("transformers", extra="hf")
+        options["quantization_config"] = transformers.BitsAndBytesConfig(**{f"load_in_{bits}bit": True})
+    return options
 
 
 def choose_device(name: str) -> torch.device:
@@ -140,7 +165,7 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UserError(f"device {name!r} is not known: give auto, cpu, cuda, cuda:1 or mps") from error
+        raise UserError(f"device {name!r} is not known: give auto, cpu, cuda, cuda:1, mps or {SPREAD}") from error
     if device.type == "cuda" and not (device.index or 0) < torch.cuda.device_count():
         raise UserError(
             f"device {name!r} is not there: found {torch.cuda.device_count()} CUDA devices; cpu always works"
@@ -168,6 +193,7 @@ def _check_folder(folder: Path, allow_pickle: bool) -> None:
                 f"{folder} has its weights as a pickle only (pytorch_model.bin), which can run code when it is loaded: "
                 "convert it to safetensors, or give --allow-pickle where you trust its author"
             )
+    _check_parts(folder)
     if not has(*_TOKENIZER_FILES):
         # A tokenizer that is code of the repository needs none of these: its configuration names the class.
         configuration = folder / "tokenizer_config.json"
@@ -177,12 +203,27 @@ def _check_folder(folder: Path, allow_pickle: bool) -> None:
             )
 
 
+def _check_parts(folder: Path) -> None:
+    """Raise where the index of weights in several files names files that are not there, as after a download that broke off."""
+    for index in (folder / "model.safetensors.index.json", folder / "pytorch_model.bin.index.json"):
+        if not index.is_file():
+            continue
+        try:
+            parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, LookupError, AttributeError) as error:
+            raise UserError(f"{index} is damaged: download the model again") from error
+        missing = [part for part in parts if not (folder / part).is_file()]
+        if missing:
+            raise UserError(
+                f"{folder} is not complete: {len(missing)} of {len(parts)} files of weights are missing, such as {missing[0]}; "
+                "download the model again"
+            )
+
+
 def _load_config(place: Place, options: dict[str, Any]) -> Any:
     transformers = require("transformers", extra="hf")
     with _explained(place, "configuration"):
         config = transformers.AutoConfig.from_pretrained(place.name, **options)
-    if config.is_encoder_decoder:
-        raise UserError(f"{place} is an encoder-decoder ({config.model_type}): give a decoder-only model or an encoder")
     return config
 
 
@@ -227,13 +268,21 @@ def _model_class(config: Any) -> Any:
     Not by what could be made of it: BERT can be had as a causal model too, but its checkpoints hold none.
     """
     transformers = require("transformers", extra="hf")
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    )
 
     if config.architectures:
         causal = bool(set(config.architectures) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()))
     else:
         causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
     causal = causal or "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    if config.is_encoder_decoder and set(config.architectures or ()) & set(
+        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values()
+    ):
+        return transformers.AutoModelForSeq2SeqLM
     return transformers.AutoModelForCausalLM if causal else transformers.AutoModel
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from decondense import __version__
-from decondense.commands.folder import claimed, read_finished, write_finished
+from decondense.commands.folder import claimed, read_finished, write_results
 from decondense.errors import UserError
 
 CONFIG: Mapping[str, object] = {"models": ["b", "a"], "seed": 1}
@@ -17,16 +17,17 @@ def contents(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-def test_what_was_written_is_read_in_the_order_of_the_configuration(tmp_path: Path) -> None:
-    finished = {"a": {"model": "a", "tokens": 1}, "b": {"model": "b", "tokens": 2}}
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    finished = [{"model": "b", "tokens": 2}, {"model": "a", "tokens": 1}]
     with claimed(tmp_path / "out", "kind", CONFIG):
-        write_finished(tmp_path / "out", "kind", CONFIG, finished)
+        write_results(tmp_path / "out", "kind", CONFIG, finished, comparisons=[3])
     assert read_finished(tmp_path / "out") == finished
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == {
         "kind": "kind",
         "version": __version__,
         "config": CONFIG,
-        "models": [finished["b"], finished["a"]],
+        "models": finished,
+        "comparisons": [3],
     }
 
 
@@ -42,7 +43,7 @@ def test_a_run_that_finished_nothing_leaves_nothing(tmp_path: Path) -> None:
 def test_a_run_that_finished_something_keeps_it(tmp_path: Path) -> None:
     def interrupted() -> None:
         with claimed(tmp_path, "kind", CONFIG):
-            write_finished(tmp_path, "kind", CONFIG, {"a": {"model": "a"}})
+            write_results(tmp_path, "kind", CONFIG, [{"model": "a"}])
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -65,7 +66,7 @@ def test_the_same_run_may_come_back(tmp_path: Path) -> None:
     for _ in range(2):
         with claimed(tmp_path, "kind", CONFIG):
             pass
-    assert read_finished(tmp_path) == {}
+    assert read_finished(tmp_path) == []
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"models": 3}', '{"models": [{}]}'])

@@ -12,16 +12,19 @@ from typing import Any
 
 import numpy
 import pytest
+import torch.distributed as dist
+import transformers
 from saved import POSITIONS, WORDS, save_tiny_model
 
 from decondense import Condensation, models
 from decondense.cli import main
 from decondense.commands import measure as command
-from decondense.commands.measure import table
+from decondense.commands.measure_report import Measured, table, titles
 from decondense.measure import measure
 from decondense.texts import sampling, sources
 
-FILES = ["heatmap.csv", "heatmap.png", "heatmap.svg", "results.json", "run.json"]
+TABLES = ["last-n.csv", "layers.csv", "layers.png", "layers.svg", "metrics.csv"]
+FILES = ["heatmap.csv", "heatmap.png", "heatmap.svg", *TABLES, "results.json", "run.json"]
 
 
 @pytest.fixture(scope="module")
@@ -73,17 +76,19 @@ def test_it_writes_what_measure_gives(
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["kind"] == "condensation"
     assert results["config"]["seed"] == 4
-    assert results["config"]["texts"] == str(texts)
+    assert results["config"]["texts"] == [str(texts)]
     [entry] = results["models"]
-    assert entry == {**expected.summary(), "model": str(tiny), "file": "tiny.npz"}
+    told = {"model": str(tiny), "texts": str(texts), "parameters": model.num_parameters(), "file": "tiny.npz"}
+    assert entry == {**expected.summary(), **told}
     assert entry["samples"] == 3
     assert entry["tokens"] == 3 * POSITIONS
     assert len(entry["mean_cosine"]) == len(entry["mean_cosine_interval"]) == 3  # embeddings and two blocks
 
-    header, row, wrote = printed.out.splitlines()
+    header, _, row, *notes, wrote = printed.out.splitlines()
     assert header.split()[:3] == ["model", "texts", "tokens"]
+    assert all(note.startswith("note: tiny: rho and tau are of 3 layers") for note in notes)
     assert row.split()[:4] == ["tiny", "3", str(3 * POSITIONS), f"{expected.mean_cosine[0]:.3f}"]
-    assert all(name in wrote for name in contents(tmp_path / "out") if name != "run.json")
+    assert wrote.endswith("results.json, tiny.npz, metrics.csv, last-n.csv, layers, heatmap (png, svg, csv)")
 
 
 def test_several_models_are_told_apart(
@@ -94,7 +99,7 @@ def test_several_models_are_told_apart(
     entries = json.loads((tmp_path / "out" / "results.json").read_text())["models"]
     assert [entry["model"] for entry in entries] == [str(tiny), str(other)]
     assert [Condensation.load(tmp_path / "out" / entry["file"]).model for entry in entries] == [str(tiny), str(other)]
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:3]] == [str(tiny), str(other)]
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:4]] == [str(tiny), str(other)]
 
 
 def test_metrics_by_name_come_into_the_results(tiny: Path, texts: Path, tmp_path: Path) -> None:
@@ -105,13 +110,13 @@ def test_metrics_by_name_come_into_the_results(tiny: Path, texts: Path, tmp_path
     assert list(entry["metrics"]) == ["effective_rank"]
     assert len(entry["metrics"]["effective_rank"]) == 3
     # A heatmap is drawn of histograms, which were not asked for.
-    assert contents(tmp_path / "out") == ["results.json", "run.json", "tiny.npz"]
+    assert contents(tmp_path / "out") == sorted([*TABLES, "results.json", "run.json", "tiny.npz"])
 
 
 def test_the_embedded_corpus_is_measured_on_without_being_named(tiny: Path, tmp_path: Path) -> None:
     words = ["measure", str(tiny), "--out", str(tmp_path / "out"), "--samples", "2", "--max-length", "32"]
     assert main(words) == 0
-    assert json.loads((tmp_path / "out" / "results.json").read_text())["config"]["texts"] == "embedded"
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["config"]["texts"] == ["embedded"]
 
 
 def test_a_real_model_on_real_text(stories260K: Path, data: Path, tmp_path: Path) -> None:
@@ -312,8 +317,8 @@ def test_a_run_interrupted_while_it_reads_is_one_line(tiny: Path, tmp_path: Path
 
 def test_names_of_files_are_such_as_every_system_takes_and_differ() -> None:
     names: Any = ["EleutherAI/pythia-70m@step1", "a/b", "a--b", "A/B", "x:y", "..", "@"]
-    files = command._file_names(command._titles(names))
-    assert files[:2] == ["EleutherAI--pythia-70m@step1.npz", "a--b.npz"]
+    files = command._stems(titles(names))
+    assert files[:2] == ["EleutherAI--pythia-70m@step1", "a--b"]
     assert len({file.lower() for file in files}) == len(names)
     assert all(
         set(file) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_@+") for file in files
@@ -321,16 +326,202 @@ def test_names_of_files_are_such_as_every_system_takes_and_differ() -> None:
 
 
 def test_the_table_stands_in_columns_and_marks_what_is_not_defined() -> None:
-    entry = {
-        "model": "a-long-name",
-        "mean_cosine": [0.5],
-        "mean_cosine_interval": [[None, None]],
-        "spearman": None,
-        "kendall": None,
-        "samples": 1,
-        "tokens": 12345,
-    }
-    lines = table([entry, {**entry, "model": "b", "mean_cosine_interval": [[-0.25, 0.75]]}])
-    assert len({len(line) for line in lines}) == 1
-    assert lines[1].split() == ["a-long-name", "1", "12345", "0.500", "0.500", "0.500", "-", "-"]
-    assert "0.500 [-0.250 0.750]" in lines[2]
+    rows = {"a-long-name": [[0.5]], "b": [[0.25], [0.75]]}
+    measured = [
+        Measured(
+            "embedded", None, Condensation(name, 9, numpy.full(len(values), 4), {"mean_cosine": numpy.array(values)})
+        )
+        for name, values in rows.items()
+    ]
+    lines = table(measured).plain().splitlines()
+    assert lines[2].split() == ["a-long-name", "1", "4", "0.500", "0.500", "0.500", "-", "-"]
+    assert "0.500 [0.250 0.750]" in lines[3]
+
+
+# --- several models, several texts, checkpoints -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("family")
+    return [
+        str(save_tiny_model(folder / f"size{vocabulary}", vocabulary=vocabulary)) for vocabulary in (300, 400, 500, 600)
+    ]
+
+
+def header(path: Path) -> list[str]:
+    return path.read_text().splitlines()[0].split(",")
+
+
+def test_a_family_is_drawn_by_size(others: list[str], texts: Path, tmp_path: Path) -> None:
+    assert main(["measure", *others, "--family", *options(texts, tmp_path / "out")]) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    sizes = [entry["parameters"] for entry in results["models"]]
+    assert sizes == sorted(sizes) and len(set(sizes)) == 4
+    assert "parameters" in header(tmp_path / "out" / "family.csv")
+    # Each is compared with the first, on the same texts.
+    assert [(one["first"], one["second"]) for one in results["comparisons"]] == [
+        (others[0], name) for name in others[1:]
+    ]
+
+
+def test_pairs_are_drawn_side_by_side(
+    others: list[str], texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "in pairs: 3 were given" in fail(capsys, *others[:3], "--paired", *options(texts, tmp_path / "out"))
+    assert main(["measure", *others, "--paired", *options(texts, tmp_path / "out", "--formats", "pdf")]) == 0
+    assert "side" in header(tmp_path / "out" / "paired.csv")
+    assert (tmp_path / "out" / "paired.pdf").read_bytes().startswith(b"%PDF")
+    assert not list((tmp_path / "out").glob("*.png"))
+
+
+def test_several_texts_are_a_grid_and_one_is_measured_anew_where_it_is_missing(
+    others: list[str], texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [
+        "measure",
+        *others[:2],
+        "--texts",
+        str(texts),
+        "embedded",
+        "--out",
+        str(tmp_path / "out"),
+        "--samples",
+        "3",
+        "--max-length",
+        "32",
+    ]
+    assert main(words) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [(entry["model"], entry["texts"]) for entry in results["models"]] == [
+        (model, source) for model in others[:2] for source in (str(texts), "embedded")
+    ]
+    assert (tmp_path / "out" / "texts.png").exists()
+    assert not (tmp_path / "out" / "heatmap.png").exists()
+    whole = (tmp_path / "out" / "results.json").read_bytes()
+    (tmp_path / "out" / results["models"][3]["file"]).unlink()
+    measured = []
+    monkeypatch.setattr(command, "measure", lambda *given, **more: measured.append(given[2]) or measure(*given, **more))
+    assert main(words) == 0
+    assert len(measured) == 1
+    assert (tmp_path / "out" / "results.json").read_bytes() == whole
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> Path:
+    for step in (100, 0, 20):
+        save_tiny_model(tmp_path / "training" / f"step{step}")
+    return tmp_path / "training"
+
+
+def test_checkpoints_are_drawn_in_the_order_of_training(checkpoints: Path, texts: Path, tmp_path: Path) -> None:
+    assert main(["measure", str(checkpoints), "--revisions", "step*", *options(texts, tmp_path / "out")]) == 0
+    entries = json.loads((tmp_path / "out" / "results.json").read_text())["models"]
+    assert [Path(entry["model"]).name for entry in entries] == ["step0", "step20", "step100"]
+    assert "steps_seen" in header(tmp_path / "out" / "revisions.csv")
+
+
+def test_a_revision_that_does_not_exist_is_one_line(
+    checkpoints: Path, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = fail(capsys, checkpoints, "--revisions", "step0,step7", *options(texts, tmp_path / "out"))
+    assert "has none called step7; it has step0, step100, step20" in line
+    assert "of one MODEL alone" in fail(
+        capsys, checkpoints, checkpoints, "--revisions", "step*", *options(texts, tmp_path / "out")
+    )
+    assert "holds no folders of checkpoints" in fail(
+        capsys, texts.parent, "--revisions", "step*", *options(texts, tmp_path / "out")
+    )
+
+
+def test_all_metrics_bring_the_diagnosis_and_its_figures(
+    tiny: Path, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["measure", str(tiny), *options(texts, tmp_path / "out", "--metrics", "all", "--logits")]) == 0
+    [entry] = json.loads((tmp_path / "out" / "results.json").read_text())["models"]
+    assert len(entry["mean_cosine"]) == 4  # embeddings, two blocks, logits
+    assert entry["diagnosis"]["sentence"] in capsys.readouterr().out
+    assert {"positions.png", "similarity.png"} <= set(contents(tmp_path / "out"))
+    lines = (tmp_path / "out" / "metrics.csv").read_text().splitlines()
+    assert len(lines) == 1 + 4 * len({line.split(",")[2] for line in lines[1:]})
+
+
+def test_a_budget_of_tokens_reads_the_source_in_order(tiny: Path, texts: Path, tmp_path: Path) -> None:
+    assert main(["measure", str(tiny), *options(texts, tmp_path / "out", "--tokens", "150")]) == 0
+    [entry] = json.loads((tmp_path / "out" / "results.json").read_text())["models"]
+    assert 150 - 1 <= entry["tokens"] <= 150
+    found = Condensation.load(tmp_path / "out" / "tiny.npz")
+    assert set(found.tokens[:-1]) == {POSITIONS}
+
+
+def test_an_encoder_decoder_is_two_results(texts: Path, tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "t5")
+    config = transformers.T5Config(
+        vocab_size=300, d_model=16, d_kv=8, d_ff=16, num_layers=2, num_heads=2, decoder_start_token_id=0
+    )
+    for name in ("config.json", "generation_config.json"):
+        (folder / name).unlink(missing_ok=True)
+    transformers.T5ForConditionalGeneration(config).save_pretrained(folder)
+    assert main(["measure", str(folder), *options(texts, tmp_path / "out")]) == 0
+    entries = json.loads((tmp_path / "out" / "results.json").read_text())["models"]
+    assert [(entry["stack"], entry["file"]) for entry in entries] == [
+        ("encoder", "t5-encoder.npz"),
+        ("decoder", "t5-decoder.npz"),
+    ]
+
+
+# --- killed, and several processes --------------------------------------------------------------------------------------------------
+
+KILLED = """
+import os, signal, sys
+from decondense import passes
+from decondense.cli import main
+left = int(sys.argv[1])
+save = passes.Progress.save
+def die(progress, path):
+    save(progress, path)
+    global left
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+passes.Progress.save = die
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system cannot kill so")
+def test_a_killed_run_goes_on_inside_a_model_and_ends_the_same(tiny: Path, texts: Path, tmp_path: Path) -> None:
+    more = ["--samples", "7", "--batch-size", "2", "--metrics", "all"]
+    words = ["measure", str(tiny), *options(texts, tmp_path / "out"), *more]
+    killed = subprocess.run([sys.executable, "-c", KILLED, "2", *words], capture_output=True, text=True, timeout=120)
+    assert killed.returncode == -signal.SIGKILL
+    assert contents(tmp_path / "out") == [".tiny.rank0.part", "run.json"]
+    assert main(words) == 0
+    assert main(["measure", str(tiny), *options(texts, tmp_path / "whole"), *more]) == 0
+    assert (tmp_path / "out" / "results.json").read_text() == (tmp_path / "whole" / "results.json").read_text()
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+@pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="this build of torch has no gloo")
+def test_two_processes_of_a_launcher_write_the_results_of_one(tiny: Path, texts: Path, tmp_path: Path) -> None:
+    more = ["--samples", "7", "--batch-size", "2", "--metrics", "all"]
+    words = ["measure", str(tiny), *options(texts, tmp_path / "out"), *more]
+    program = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "decondense",
+    ]
+    finished = subprocess.run([*program, *words], capture_output=True, text=True, timeout=200)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("wrote into") == 1
+    assert main(["measure", str(tiny), *options(texts, tmp_path / "whole"), *more]) == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    two, one = (Condensation.load(tmp_path / name / "tiny.npz") for name in ("out", "whole"))
+    numpy.testing.assert_allclose(two.per_text, one.per_text, atol=1e-6)
+    numpy.testing.assert_array_equal(two.histogram, one.histogram)
+    numpy.testing.assert_array_equal(two.tokens, one.tokens)

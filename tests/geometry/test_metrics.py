@@ -6,22 +6,22 @@ import math
 
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 import torch
+from clouds import sums_of
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from decondense.errors import UserError
-from decondense.geometry import METRICS, LayerStatistics, bootstrap_interval, choose_metrics, rank_correlation
+from decondense.geometry import METRICS, LayerStatistics, choose_metrics
 
 SEEDS = st.integers(0, 2**31)
 
 
 def values(hidden: Tensor) -> dict[str, list[float]]:
-    statistics = LayerStatistics(squares=True)
-    statistics.update(hidden)
-    sums = statistics.texts()
+    sums = sums_of(hidden)
     return {name: row.of_texts(sums).tolist() for name, row in METRICS.items() if row.of_texts is not None}
 
 
@@ -89,16 +89,26 @@ def test_the_table_is_whole() -> None:
     for row in METRICS.values():
         assert row.formula
         assert row.source
-        assert row.needs <= {"pairs", "matrix", "squares"}
+        assert row.needs <= {"pairs", "matrix", "squares", "closeness", "lengths", "causes", "sample"}
         assert (row.level == "text") == (row.of_texts is not None)
+        assert row.of_sample is None or row.level == "sample"
 
 
 def test_names_of_metrics() -> None:
     assert choose_metrics("all") == tuple(METRICS)
-    assert set(choose_metrics("all")) - set(choose_metrics("paper")) == {"effective_rank"}
+    assert set(choose_metrics("paper")) == {
+        "mean_cosine",
+        "mean_cosine_off_diagonal",
+        "spearman",
+        "kendall",
+        "histogram",
+        "histogram_of_mean",
+        "last_n",
+    }
     assert choose_metrics("effective_rank") == ("effective_rank",)
     assert choose_metrics(["last_n", "kendall", "last_n"]) == ("last_n", "kendall")
-    assert set(choose_metrics(["effective_rank", "paper"])) == set(METRICS)
+    assert choose_metrics(["effective_rank", "paper"])[0] == "effective_rank"
+    assert set(choose_metrics(["all", "paper"])) == set(METRICS)
 
 
 @pytest.mark.parametrize("metrics", ["efective_rank", ["mean_cosine", "efective_rank"]])
@@ -112,72 +122,49 @@ def test_no_metric_is_an_error() -> None:
         choose_metrics([])
 
 
-@given(seed=SEEDS, layers=st.integers(2, 30))
-def test_rank_correlations_are_scipys(seed: int, layers: int) -> None:
-    means = draw(seed, layers)
-    index = np.arange(layers)
-    assert rank_correlation("spearman", means) == pytest.approx(
-        scipy.stats.spearmanr(index, means).statistic, abs=1e-12
-    )
-    assert rank_correlation("kendall", means) == pytest.approx(
-        scipy.stats.kendalltau(index, means).statistic, abs=1e-12
-    )
+def test_uniformity_is_its_definition() -> None:
+    hidden = draw(0, 3, 9, 4) + 0.5
+    units = torch.nn.functional.normalize(hidden, dim=-1)
+    expected = [math.log(torch.exp(-2 * torch.pdist(one).square()).mean()) for one in units]
+    assert values(hidden)["uniformity"] == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.parametrize("kind", ["spearman", "kendall"])
-@pytest.mark.parametrize("means", [[0.5], [0.5, 0.5, 0.5], [0.1, math.nan, 0.3]])
-def test_without_an_order_there_is_no_rank_correlation(kind: str, means: list[float]) -> None:
-    assert math.isnan(rank_correlation(kind, torch.tensor(means, dtype=torch.float64)))
+def test_lengths_are_what_numpy_says() -> None:
+    hidden = draw(1, 2, 11, 5) + 0.3
+    lengths = hidden.norm(dim=-1).numpy()
+    found = values(hidden)
+    assert found["norm_mean"] == pytest.approx(lengths.mean(axis=1), rel=1e-12)
+    assert found["norm_variation"] == pytest.approx(lengths.std(axis=1) / lengths.mean(axis=1), rel=1e-9)
+    assert found["norm_max_over_mean"] == pytest.approx(lengths.max(axis=1) / lengths.mean(axis=1), rel=1e-12)
+    low = hidden.mean(dim=1, keepdim=True).expand_as(hidden)
+    expected = ((hidden - low).flatten(1).norm(dim=1) / low.flatten(1).norm(dim=1)).tolist()
+    assert found["high_low_ratio"] == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.parametrize("kind", ["spearman", "kendall"])
-def test_rising_and_falling_layers(kind: str) -> None:
-    means = torch.tensor([0.1, 0.2, 0.4], dtype=torch.float64)
-    assert rank_correlation(kind, means) == pytest.approx(1)
-    assert rank_correlation(kind, means.flip(0)) == pytest.approx(-1)
+def test_padding_is_in_no_metric() -> None:
+    hidden = draw(2, 2, 8, 4) + 0.4
+    mask = torch.ones(2, 8, dtype=torch.bool)
+    mask[1, 5:] = False
+    mask[0, 0] = False
+    garbage = hidden.masked_fill(~mask[..., None], math.nan)
+    together = sums_of(garbage, mask=mask)
+    for row, real in ((0, slice(1, 8)), (1, slice(0, 5))):
+        alone = sums_of(hidden[row : row + 1, real])
+        for name, found, expected in zip(alone._fields, together, alone, strict=True):
+            if name != "without_sinks":  # a first token that is padding is no sink
+                assert float(found[row]) == pytest.approx(float(expected[0]), rel=1e-9, abs=1e-12), name
 
 
-def test_intervals_are_scipys() -> None:
-    per_text = draw(0, 12, 3).exp()
-    found = bootstrap_interval(per_text, seed=5)
-    for layer in range(3):
-        expected = scipy.stats.bootstrap((per_text[:, layer].numpy(),), np.mean, rng=5).confidence_interval
-        np.testing.assert_allclose(found[layer], expected, rtol=1e-12)
-
-
-def test_intervals_hold_the_mean_and_shrink_with_more_texts() -> None:
-    widths = []
-    for per_text in (draw(0, 8, 4), draw(0, 200, 4)):
-        low, high = bootstrap_interval(per_text, seed=0).unbind(dim=1)
-        assert bool((low < per_text.mean(dim=0)).all())
-        assert bool((per_text.mean(dim=0) < high).all())
-        widths.append(float((high - low).mean()))
-    assert widths[1] < widths[0] / 3  # it goes with the root of the number of texts: here 1/5
-
-
-def test_intervals_depend_on_the_seed_alone() -> None:
-    per_text = draw(0, 9, 2)
-    assert torch.equal(bootstrap_interval(per_text, 1), bootstrap_interval(per_text, 1))
-    assert not torch.equal(bootstrap_interval(per_text, 1), bootstrap_interval(per_text, 2))
-
-
-@pytest.mark.parametrize("texts", [2, 3, 20])
-def test_where_all_texts_agree_the_interval_is_their_value(texts: int) -> None:
-    per_text = draw(0, texts, 3)
-    per_text[:, 1] = 0.1
-    found = bootstrap_interval(per_text, seed=0)
-    np.testing.assert_allclose(found[1], [0.1, 0.1], rtol=1e-12)
-    assert not found.isnan().any()
-    assert bool((found[[0, 2], 0] < found[[0, 2], 1]).all())
-
-
-def test_one_text_has_no_interval() -> None:
-    assert bootstrap_interval(draw(0, 1, 3), seed=0).isnan().all()
-
-
-def test_a_layer_without_a_value_in_some_text_has_no_interval_and_the_others_have() -> None:
-    per_text = draw(0, 9, 3)
-    per_text[4, 1] = math.nan
-    found = bootstrap_interval(per_text, seed=0)
-    assert found[1].isnan().all()
-    assert torch.equal(found[[0, 2]], bootstrap_interval(per_text[:, [0, 2]], seed=0))
+@pytest.mark.parametrize("concentration", [0.5, 5.0, 50.0])
+def test_the_mean_cosine_of_von_mises_and_fisher(concentration: float) -> None:
+    """Of directions drawn about one axis of F features E[cos] = A^2, A = I_{F/2}(k) / I_{F/2-1}(k): Mardia & Jupp 2000, 9.3.9."""
+    features = 16
+    axis = np.eye(features)[0]
+    drawn = scipy.stats.vonmises_fisher(axis, concentration).rvs(20_000, random_state=0)
+    found = values(torch.from_numpy(drawn).view(40, 500, features))
+    mean = np.mean(found["mean_cosine_off_diagonal"])
+    expected = (
+        scipy.special.ive(features / 2, concentration) / scipy.special.ive(features / 2 - 1, concentration)
+    ) ** 2
+    # 40 independent texts: three standard errors
+    assert abs(mean - expected) < 3 * np.std(found["mean_cosine_off_diagonal"]) / math.sqrt(40) + 1e-4

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from decondense import DispersionLoss
-from decondense.losses.draws import random_directions
+from decondense.draws import random_directions
 
 
 def normal(seed, batch, length, features):

@@ -7,7 +7,7 @@ always tells what is finished; the folder's `run.json` tells whose run it is (`d
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,18 +40,23 @@ def claimed(folder: Path, kind: str, config: Mapping[str, Any]) -> Iterator[None
         raise
 
 
-def read_finished(folder: Path) -> dict[str, dict[str, Any]]:
-    """The entries of "models" in the folder's results, by model; none where there are no results yet."""
+def read_finished(folder: Path) -> list[dict[str, Any]]:
+    """The entries of "models" in the folder's results; none where there are no results yet."""
     path = folder / RESULTS
     if not path.is_file():
-        return {}
+        return []
     try:
-        return {entry["model"]: entry for entry in json.loads(path.read_text(encoding="utf-8"))["models"]}
+        entries: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["models"]
+        if not all(isinstance(entry["model"], str) for entry in entries):
+            raise ValueError
     except (ValueError, LookupError, TypeError) as error:
         raise UserError(f"{path} is damaged: give another --out, or remove it to measure all again") from error
+    return entries
 
 
-def write_finished(folder: Path, kind: str, config: Mapping[str, Any], finished: Mapping[str, dict[str, Any]]) -> None:
-    """Write the results of the models that are finished, in the order of `config["models"]`."""
-    models = [finished[name] for name in config["models"] if name in finished]
-    write_json(folder / RESULTS, {"kind": kind, "version": __version__, "config": dict(config), "models": models})
+def write_results(
+    folder: Path, kind: str, config: Mapping[str, Any], finished: Sequence[Mapping[str, Any]], **more: Any
+) -> None:
+    """Write the results of the models that are finished, and what else there is to say of them all."""
+    content = {"kind": kind, "version": __version__, "config": dict(config), "models": list(finished), **more}
+    write_json(folder / RESULTS, content)

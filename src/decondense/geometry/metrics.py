@@ -1,17 +1,19 @@
-"""Sums of each text, or means of each layer, in; metrics by name out. Knows tensors, and scipy for ranks and draws."""
+"""The table of metrics: what each is called, its formula and source, what it is finished from. Knows tensors only."""
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from decondense.errors import UserError, choose, require
+from decondense.errors import UserError, choose
+from decondense.geometry import spectrum
+from decondense.geometry.causes import ROGUE
+from decondense.geometry.spectrum import SAMPLE_TOKENS, Cloud
 from decondense.geometry.statistics import LayerStatistics, TextSums
 from decondense.shapes import Float
 
@@ -22,23 +24,24 @@ class Metric:
 
     Attributes:
         name: what `measure(metrics=[...])` and `Condensation.metrics` call it.
-        formula: how it is computed; u_i are the unit vectors of a text's N tokens (a zero vector stays zero),
-            c_ij = u_i . u_j.
+        formula: how it is computed; x_i are the vectors of a text's N tokens, u_i = x_i / ||x_i|| (a zero vector stays zero), c_ij = u_i . u_j.
         source: where it comes from.
-        level: "text": computed for each text, then averaged over texts; "layers": computed from the layer means;
-            "pairs": counts of cosines over all texts.
-        needs: the sums over pairs that it takes: "pairs", "matrix", "squares", the arguments of `LayerStatistics`.
-        paper: whether the paper reports it.
+        level: "text": computed for each text, then averaged over texts; "layers": computed from the layer means; "pairs": counts of cosines
+            over all texts; "texts": of sums over all texts; "sample": of a fixed number of tokens of all texts.
+        needs: what it is finished from, the arguments of `LayerStatistics`.
+        paper: whether the paper's figures and tables report it.
         of_texts: for a metric of level "text", the sums of the texts -> [texts] float64.
+        of_sample: for a metric of level "sample" that is one number a layer.
     """
 
     name: str
     formula: str
     source: str
-    level: Literal["text", "layers", "pairs"]
+    level: Literal["text", "layers", "pairs", "texts", "sample"]
     needs: frozenset[str] = frozenset()
-    paper: bool = True
+    paper: bool = False
     of_texts: Callable[[TextSums], Tensor] | None = None
+    of_sample: Callable[[Cloud], float] | None = None
 
 
 def mean_cosine(sums: TextSums) -> Float[Tensor, " texts"]:
@@ -54,9 +57,53 @@ def mean_cosine_off_diagonal(sums: TextSums) -> Float[Tensor, " texts"]:
 
 def effective_rank(sums: TextSums) -> Float[Tensor, " texts"]:
     """Participation ratio of the second moment of the unit vectors; NaN for a text of which every vector is zero."""
-    if sums.squares is None:
-        raise UserError("effective_rank needs the sum of squared cosines: LayerStatistics(squares=True)")
-    return torch.where(sums.squares > 0, sums.tokens**2 / sums.squares, math.nan)
+    squares = _given(sums.squares, "squares")
+    return torch.where(squares > 0, sums.tokens**2 / squares, math.nan)
+
+
+def mean_resultant_length(sums: TextSums) -> Float[Tensor, " texts"]:
+    """Length of the mean unit vector: 0 spread evenly, 1 all in one direction."""
+    return mean_cosine(sums).clamp(min=0).sqrt()
+
+
+def uniformity(sums: TextSums) -> Float[Tensor, " texts"]:
+    """Log of the mean Gaussian potential of different tokens; lower is more uniform, 0 is one point."""
+    return (_given(sums.closeness, "closeness") / (sums.tokens * (sums.tokens - 1))).log()
+
+
+def norm_mean(sums: TextSums) -> Float[Tensor, " texts"]:
+    """Mean length of the vectors as they are."""
+    return _given(sums.total_length, "lengths") / sums.tokens
+
+
+def norm_variation(sums: TextSums) -> Float[Tensor, " texts"]:
+    """Standard deviation of the lengths over their mean."""
+    mean = norm_mean(sums)
+    variance = _given(sums.total_square, "lengths") / sums.tokens - mean**2
+    return torch.where(mean > 0, variance.clamp(min=0).sqrt() / mean, math.nan)
+
+
+def norm_max_over_mean(sums: TextSums) -> Float[Tensor, " texts"]:
+    """Length of the longest vector over the mean length: massive activations show here."""
+    mean = norm_mean(sums)
+    return torch.where(mean > 0, _given(sums.longest, "lengths") / mean, math.nan)
+
+
+def high_low_ratio(sums: TextSums) -> Float[Tensor, " texts"]:
+    """Frobenius norm of the vectors less their mean, over that of the mean part."""
+    low = sums.tokens * _given(sums.mean_square, "lengths")
+    high = (_given(sums.total_square, "lengths") - low).clamp(min=0)
+    return torch.where(low > 0, (high / low).sqrt(), math.nan)
+
+
+def _given(sums: Tensor | None, need: str) -> Tensor:
+    if sums is None:
+        raise UserError(f"the metric needs sums that were not collected: LayerStatistics({need}=True)")
+    return sums
+
+
+def _cause(name: str) -> Callable[[TextSums], Tensor]:
+    return lambda sums: _given(getattr(sums, name), "causes")
 
 
 _PAPER = "Dispersion loss counteracts embedding condensation in small language models, arXiv 2602.00217"
@@ -69,6 +116,7 @@ METRICS: dict[str, Metric] = {
             formula="sum of all c_ij / N^2 = ||sum u_i||^2 / N^2, diagonal included",
             source=_PAPER,
             level="text",
+            paper=True,
             of_texts=mean_cosine,
         ),
         Metric(
@@ -76,6 +124,7 @@ METRICS: dict[str, Metric] = {
             formula="sum of c_ij over i != j / (N (N - 1)) = (||sum u_i||^2 - sum ||u_i||^2) / (N (N - 1))",
             source="Ethayarajh 2019, arXiv 1909.00512 (average similarity of different tokens)",
             level="text",
+            paper=True,
             of_texts=mean_cosine_off_diagonal,
         ),
         Metric(
@@ -83,18 +132,21 @@ METRICS: dict[str, Metric] = {
             formula="Spearman's rho of the layers' mean cosine against their index (+1: ever more condensed)",
             source=_PAPER,
             level="layers",
+            paper=True,
         ),
         Metric(
             name="kendall",
             formula="Kendall's tau-b of the layers' mean cosine against their index",
             source=_PAPER,
             level="layers",
+            paper=True,
         ),
         Metric(
             name="histogram",
             formula="counts of all c_ij of all texts in 128 bins on [-1, 1], diagonal included",
             source="the paper's heatmap without averaging over texts first",
             level="pairs",
+            paper=True,
             needs=frozenset({"pairs"}),
         ),
         Metric(
@@ -102,6 +154,7 @@ METRICS: dict[str, Metric] = {
             formula="counts in 128 bins on [-1, 1] of the cosine matrix averaged over texts (of one length)",
             source=f"{_PAPER}: its heatmaps, as the authors' code draws them",
             level="pairs",
+            paper=True,
             needs=frozenset({"matrix"}),
         ),
         Metric(
@@ -109,6 +162,7 @@ METRICS: dict[str, Metric] = {
             formula="for n = 1 ... layers, the mean of the mean cosine over the last n layers",
             source=_PAPER,
             level="layers",
+            paper=True,
         ),
         Metric(
             name="effective_rank",
@@ -116,8 +170,163 @@ METRICS: dict[str, Metric] = {
             source="participation ratio, or exponential of the Renyi-2 entropy, of the second moment's eigenvalues",
             level="text",
             needs=frozenset({"squares"}),
-            paper=False,
             of_texts=effective_rank,
+        ),
+        Metric(
+            name="mean_resultant_length",
+            formula="||mean u_i|| = sqrt(mean cosine)",
+            source="Mardia & Jupp 2000, Directional Statistics",
+            level="text",
+            of_texts=mean_resultant_length,
+        ),
+        Metric(
+            name="uniformity",
+            formula="log of the mean over i != j of exp(-2 ||u_i - u_j||^2)",
+            source="Wang & Isola 2020, arXiv 2005.10242",
+            level="text",
+            needs=frozenset({"closeness"}),
+            of_texts=uniformity,
+        ),
+        Metric(
+            name="norm_mean",
+            formula="mean of ||x_i||",
+            source="statistics of the lengths; massive activations: Sun et al. 2024, arXiv 2402.17762",
+            level="text",
+            needs=frozenset({"lengths"}),
+            of_texts=norm_mean,
+        ),
+        Metric(
+            name="norm_variation",
+            formula="standard deviation of ||x_i|| (over N) / mean of ||x_i||",
+            source="coefficient of variation of the lengths",
+            level="text",
+            needs=frozenset({"lengths"}),
+            of_texts=norm_variation,
+        ),
+        Metric(
+            name="norm_max_over_mean",
+            formula="max of ||x_i|| / mean of ||x_i||",
+            source="massive activations: Sun et al. 2024, arXiv 2402.17762",
+            level="text",
+            needs=frozenset({"lengths"}),
+            of_texts=norm_max_over_mean,
+        ),
+        Metric(
+            name="high_low_ratio",
+            formula="||X - mean||_F / ||mean part||_F = sqrt((sum ||x_i||^2 - N ||mean x||^2) / (N ||mean x||^2))",
+            source="the authors' code, its Frobenius form; Wang et al. 2022, arXiv 2203.05962 (high and low frequency)",
+            level="text",
+            needs=frozenset({"lengths"}),
+            of_texts=high_low_ratio,
+        ),
+        Metric(
+            name="rogue_share",
+            formula=f"share of ||sum u_i||^2 that its {ROGUE} largest features carry",
+            source="Timkey & van Schijndel 2021, arXiv 2109.04404",
+            level="text",
+            needs=frozenset({"causes"}),
+            of_texts=_cause("rogue"),
+        ),
+        Metric(
+            name="without_rogue_features",
+            formula=f"mean cosine over i != j after setting the text's {ROGUE} largest features of ||sum u_i||^2 to zero",
+            source="Timkey & van Schijndel 2021, arXiv 2109.04404",
+            level="text",
+            needs=frozenset({"causes"}),
+            of_texts=_cause("without_rogue"),
+        ),
+        Metric(
+            name="without_sinks",
+            formula="mean cosine over i != j of tokens that are not the first, no separator, and at most 5 times as long as the median",
+            source="attention sinks: Xiao et al. 2023, arXiv 2309.17453; massive activations: Sun et al. 2024, arXiv 2402.17762",
+            level="text",
+            needs=frozenset({"causes"}),
+            of_texts=_cause("without_sinks"),
+        ),
+        Metric(
+            name="without_frequent_tokens",
+            formula="mean cosine over i != j of tokens that are not among the most frequent ones, which make up half of all tokens",
+            source="frequency bias of embeddings: Gao et al. 2019, arXiv 1907.12009",
+            level="text",
+            needs=frozenset({"causes"}),
+            of_texts=_cause("without_frequent"),
+        ),
+        Metric(
+            name="without_repeats",
+            formula="mean of c_ij over pairs of different tokens of the vocabulary",
+            source="repetitions are alike in early layers whatever the model's geometry",
+            level="text",
+            needs=frozenset({"causes"}),
+            of_texts=_cause("without_repeats"),
+        ),
+        Metric(
+            name="between_texts",
+            formula="mean cosine of tokens of different texts, each text weighing the same: mean over s != t of m_s . m_t, m the mean unit vector",
+            source="the part of the mean cosine that lies along one direction common to all texts; Ethayarajh 2019, arXiv 1909.00512",
+            level="texts",
+            needs=frozenset({"causes"}),
+        ),
+        Metric(
+            name="positions",
+            formula="mean over texts of the mean cosine of the token at a position to the others",
+            source="token-level view of the mean cosine: its average over positions is the mean cosine over i != j",
+            level="texts",
+            needs=frozenset({"causes"}),
+        ),
+        Metric(
+            name="maximum_explainable_variance",
+            formula="sigma_1^2 / sum sigma^2 of the sampled vectors x",
+            source=f"{_PAPER}: the authors' code",
+            level="sample",
+            needs=frozenset({"sample"}),
+            of_sample=spectrum.maximum_explainable_variance,
+        ),
+        Metric(
+            name="singular_value_entropy",
+            formula="-sum p log p, p = sigma / sum sigma, of the sampled vectors x; nats",
+            source=f"{_PAPER}: the authors' code",
+            level="sample",
+            needs=frozenset({"sample"}),
+            of_sample=spectrum.singular_value_entropy,
+        ),
+        Metric(
+            name="effective_rank_entropy",
+            formula="exp of the entropy of p = sigma / sum sigma, of the sampled unit vectors u",
+            source="Roy & Vetterli 2007, The effective rank: a measure of effective dimensionality",
+            level="sample",
+            needs=frozenset({"sample"}),
+            of_sample=spectrum.effective_rank_entropy,
+        ),
+        Metric(
+            name="high_low_ratio_spectral",
+            formula="||X - mean||_2 / ||mean part||_2 of the sampled vectors x",
+            source=f"{_PAPER}: the authors' code; Wang et al. 2022, arXiv 2203.05962",
+            level="sample",
+            needs=frozenset({"sample"}),
+            of_sample=spectrum.high_low_ratio_spectral,
+        ),
+        Metric(
+            name="isoscore",
+            formula="((tr C)^2 / ||C||_F^2 - 1) / (F - 1), C the covariance of the sampled vectors x of F features",
+            source="Rudman et al. 2022, arXiv 2108.07344 (its eigenvalues are not needed, docs/engines.md)",
+            level="sample",
+            needs=frozenset({"sample"}),
+            of_sample=spectrum.isoscore,
+        ),
+        Metric(
+            name="intrinsic_dimension",
+            formula="TwoNN: slope of -log(1 - F(mu)) over log mu, mu the ratio of distances to the two nearest tokens, of the sample",
+            source="Facco et al. 2017, Estimating the intrinsic dimension of datasets by a minimal neighborhood information",
+            level="sample",
+            needs=frozenset({"sample"}),
+            of_sample=spectrum.intrinsic_dimension,
+        ),
+        Metric(
+            name="similarity",
+            formula="linear CKA of each two layers over the sampled tokens, with unbiased HSIC",
+            source="Kornblith et al. 2019, arXiv 1905.00414; Nguyen et al. 2021, arXiv 2010.15327 (unbiased)",
+            level="sample",
+            needs=frozenset({"sample"}),
         ),
     )
 }
@@ -141,7 +350,9 @@ def choose_metrics(metrics: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def collectors(names: Sequence[str], layers: int, one_length: bool) -> list[LayerStatistics]:
+def collectors(
+    names: Sequence[str], layers: int, one_length: bool, sample: int = SAMPLE_TOKENS
+) -> list[LayerStatistics]:
     """An empty `LayerStatistics` for each layer, which collects what the metrics of these names need and no more.
 
     Where texts are not of one length (`one_length`) they have no averaged matrix, and none is begun.
@@ -150,61 +361,6 @@ def collectors(names: Sequence[str], layers: int, one_length: bool) -> list[Laye
     [False, False]
     """
     needs = frozenset[str]().union(*(METRICS[name].needs for name in names))
+    flags = {need: need in needs for need in ("pairs", "squares", "closeness", "lengths", "causes")}
     matrix = "matrix" in needs and one_length
-    return [LayerStatistics("pairs" in needs, matrix, "squares" in needs) for _ in range(layers)]
-
-
-def rank_correlation(kind: Literal["spearman", "kendall"], layer_means: Float[Tensor, " layers"]) -> float:
-    """Correlation by rank of the layers' means with their index, in [-1, 1]; NaN for one layer or where all are equal.
-
-    `scipy.stats.spearmanr` and `scipy.stats.kendalltau`, as in the paper.
-
-    >>> rank_correlation("spearman", torch.tensor([0.1, 0.2, 0.4]).double())
-    1.0
-    """
-    if len(layer_means) < 2 or not torch.isfinite(layer_means).all() or bool((layer_means == layer_means[0]).all()):
-        return math.nan
-    stats = require("scipy.stats", extra="hf")
-    correlate = stats.spearmanr if kind == "spearman" else stats.kendalltau
-    return float(correlate(range(len(layer_means)), layer_means.tolist()).statistic)
-
-
-def bootstrap_interval(
-    per_text: Float[Tensor, "texts layers"], seed: int, confidence: float = 0.95, resamples: int = 9999
-) -> Float[Tensor, "layers 2"]:
-    """Interval of each layer's mean over texts: [layers, 2], lower and upper end, float64.
-
-    `scipy.stats.bootstrap` over texts, the same resamples for all layers; bias-corrected and accelerated (Efron 1987),
-    or, where that is not defined (all texts give one value), the percentiles. NaN for one text, and in layers that hold
-    NaN.
-    """
-    samples, layers = per_text.shape
-    if samples < 2:
-        return torch.full((layers, 2), math.nan, dtype=torch.float64)
-    stats = require("scipy.stats", extra="hf")
-    values = per_text.double().numpy()
-    ends = []
-    for method in ("BCa", "percentile"):
-        with warnings.catch_warnings():
-            # scipy warns where a layer's values are constant; exactly those layers take the percentiles.
-            warnings.simplefilter("ignore")
-            found = stats.bootstrap(
-                (values,),
-                _mean,
-                axis=0,
-                vectorized=True,
-                method=method,
-                confidence_level=confidence,
-                n_resamples=resamples,
-                batch=max(1, 2_000_000 // values.size),  # at most 16 MB of resampled values at a time
-                rng=seed,
-            )
-        interval = torch.stack([torch.from_numpy(end) for end in found.confidence_interval], dim=1)
-        ends.append(interval)
-        if not torch.isnan(interval).any():
-            return interval
-    return torch.where(torch.isnan(ends[0]), ends[1], ends[0])
-
-
-def _mean(values: Any, axis: int) -> Any:
-    return values.mean(axis=axis)
+    return [LayerStatistics(matrix=matrix, sample=sample if "sample" in needs else 0, **flags) for _ in range(layers)]

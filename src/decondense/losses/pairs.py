@@ -8,8 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from decondense.draws import random_keys
 from decondense.errors import UserError
-from decondense.losses.draws import random_keys
 from decondense.shapes import Bool, Float, Int
 from decondense.sums import Sequences
 

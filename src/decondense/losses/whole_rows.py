@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from decondense.losses.draws import random_directions
+from decondense.draws import random_directions
 from decondense.losses.row import AUTHORS, Formulation, Settings
 from decondense.losses.transforms import centred_tokens, deviations, standardised_features, unit_tokens
 from decondense.shapes import Bool, Float

@@ -7,9 +7,9 @@ before anything is written.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy
 from numpy.typing import ArrayLike, NDArray
@@ -21,8 +21,8 @@ SCALES = ("linear", "log", "steps")
 
 
 @runtime_checkable
-class Measured(Protocol):
-    """The part of a `Condensation` that is drawn; layers are numbered as `hidden_states` is."""
+class LayerMeans(Protocol):
+    """The part of a `Condensation` that is there whatever was measured; layers are numbered as `hidden_states` is."""
 
     @property
     def model(self) -> str:
@@ -32,6 +32,16 @@ class Measured(Protocol):
     def mean_cosine(self) -> NDArray[numpy.float64]:
         """Mean cosine [layers], diagonal included."""
 
+
+@runtime_checkable
+class Measured(LayerMeans, Protocol):
+    """The part of a `Condensation` that is drawn: with these `histogram`, and `histogram_of_mean` where asked for.
+
+    Both are int64 [layers, bins], bins evenly over [-1, 1]: counts of all cosines, and of the matrix averaged over
+    texts; None or a `UserError` where not measured. They are read by their names and are no members here, since
+    `isinstance` (before Python 3.12) would compute them, and fail where one was not measured.
+    """
+
     @property
     def spearman(self) -> float:
         """Rank correlation of the layer means with the layer index."""
@@ -39,14 +49,6 @@ class Measured(Protocol):
     @property
     def kendall(self) -> float:
         """Kendall's tau of the same."""
-
-    @property
-    def histogram(self) -> NDArray[numpy.int64]:
-        """Counts [layers, bins] of all cosines, bins evenly over [-1, 1]."""
-
-    @property
-    def histogram_of_mean(self) -> NDArray[numpy.int64] | None:
-        """The same of the matrix averaged over texts, or None."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +80,7 @@ class Series:
         }
         if len(set(lengths.values())) > 1:
             raise UserError(f"series {self.name!r}: all of one length expected, given {lengths}")
-        _rising(self.x, f"series {self.name!r}: x")
+        check_rising(self.x, f"series {self.name!r}: x")
         if self.low is not None and numpy.any(numpy.asarray(self.low) > numpy.asarray(self.high)):
             raise UserError(f"series {self.name!r}: low lies above high; are they swapped?")
         object.__setattr__(self, "points", lengths["x"])
@@ -101,7 +103,7 @@ class Trajectory:
 
     def __post_init__(self) -> None:
         steps = _row(self.steps, f"trajectory {self.name!r}: steps")
-        _rising(steps, f"trajectory {self.name!r}: steps")
+        check_rising(steps, f"trajectory {self.name!r}: steps")
         if steps[0] < 0:
             raise UserError(f"trajectory {self.name!r}: steps begin at {steps[0]:g}; training starts at step 0")
         cosines = numpy.asarray(self.mean_cosine, dtype=numpy.float64)
@@ -175,7 +177,10 @@ def prepare_heatmaps(results: Sequence[Measured], titles: Sequence[str], kind: s
         )
     panels: list[Heatmap] = []
     for result, title in zip(results, titles, strict=True):
-        counts = getattr(result, kind)
+        try:
+            counts = getattr(result, kind)
+        except UserError as error:  # a Condensation says itself what it lacks, but not which of several it is
+            raise UserError(f"{title}: {error}") from error
         if counts is None:
             raise UserError(
                 f"{title}: no histogram of the averaged matrix, since its texts differ in length; "
@@ -200,6 +205,22 @@ def prepare_heatmaps(results: Sequence[Measured], titles: Sequence[str], kind: s
             )
         )
     return panels
+
+
+def heatmap_header(panels: Sequence[Heatmap]) -> list[str]:
+    """Return the names of the columns of `heatmap_rows`; raise `UserError` where histograms differ in their bins."""
+    if len({len(panel.edges) for panel in panels}) > 1:
+        raise UserError("results whose histograms differ in their number of bins cannot share a csv: draw them apart")
+    bins = [f"pairs_from_{edge:.6f}" for edge in panels[0].edges[:-1]]
+    return ["title", "model", "layer", "fraction_of_depth", "mean_cosine", "spearman", "kendall", *bins]
+
+
+def heatmap_rows(panel: Heatmap) -> Iterator[list[Any]]:
+    """Yield the numbers of a panel, a row for each layer."""
+    means, fractions = panel.mean_cosine.tolist(), panel.fraction.tolist()
+    for layer, counts in enumerate(panel.counts.tolist()):
+        facts = [panel.title, panel.model, layer, fractions[layer], means[layer], panel.spearman, panel.kendall]
+        yield [*facts, *counts]
 
 
 def finite(values: ArrayLike | Sequence[float | None] | None) -> NDArray[numpy.float64]:
@@ -246,14 +267,21 @@ def check_trajectories(arms: Sequence[Trajectory]) -> None:
             raise UserError(f"trajectory {arm.name!r}: not one mean cosine is a number")
 
 
+def one_each(what: str, given: Sequence[Any], expected: int) -> None:
+    """Raise `UserError` where `given` does not hold one `what` for each of `expected` results."""
+    if len(given) != expected:
+        raise UserError(f"one {what} for each of {expected} results expected, given {len(given)}")
+
+
+def check_rising(values: ArrayLike, what: str) -> None:
+    """Raise `UserError` where `values` do not rise or are not finite."""
+    row = numpy.asarray(values)
+    if not numpy.all(numpy.isfinite(row)) or numpy.any(numpy.diff(row) <= 0):
+        raise UserError(f"{what} must rise and be finite; sort the points and keep one at each place")
+
+
 def _row(values: ArrayLike | Sequence[float | None], what: str) -> NDArray[numpy.float64]:
     row = numpy.asarray(values, dtype=numpy.float64)
     if row.ndim != 1 or len(row) == 0:
         raise UserError(f"{what}: a row of numbers expected, given shape {list(row.shape)}")
     return row
-
-
-def _rising(values: ArrayLike, what: str) -> None:
-    row = numpy.asarray(values)
-    if not numpy.all(numpy.isfinite(row)) or numpy.any(numpy.diff(row) <= 0):
-        raise UserError(f"{what} must rise and be finite; sort the points and keep one at each place")

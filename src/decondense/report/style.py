@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # Figures are drawn at twice a paper's column (3.3 in), so that every size here is halved when a figure is set in one
 # column: 11 points become 5.5, which can just be read.
@@ -34,6 +34,7 @@ DENSITY_COLOURS = {"light": ("#ffffff", *_MAGMA), "dark": _MAGMA_DARK}
 MEAN_LINE = {"light": "#101418", "dark": "#fefefe"}
 MEAN_EDGE = {"light": "#fefefe", "dark": "#101418"}
 
+# Cosines and similarities from 0 to 1 are coloured by all of it; what is missing stays as white as the paper.
 VIRIDIS = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
 # Layers are coloured along viridis too; its ends are left out where they would vanish in the background.
 LAYER_RANGE = {"light": (0.0, 0.86), "dark": (0.22, 1.0)}
@@ -85,7 +86,9 @@ RESERVED = {"cross_entropy": 0, "dispersion": 1, "effective_rank": 2}
 
 
 def line_styles(names: Sequence[str]) -> list[LineStyle]:
-    """Return a style for each of `names`: known arms keep theirs, others take the free ones in order, then again.
+    """Return a style for each of `names`: known arms keep theirs, others take the free ones in order.
+
+    When all are taken their colours come again, each with the dash and marker of another.
 
     >>> [style.light for style in line_styles(["effective_rank", "mine"])]
     ['#d55e00', '#000000']
@@ -96,8 +99,11 @@ def line_styles(names: Sequence[str]) -> list[LineStyle]:
     styles: dict[str, LineStyle] = {}
     for key in keys:
         if key not in styles:
-            unknown = sum(known not in RESERVED for known in styles)
-            styles[key] = PALETTE[RESERVED.get(key, free[unknown % len(free)])]
+            turn, unknown = divmod(sum(known not in RESERVED for known in styles), len(free))
+            place = RESERVED.get(key, free[unknown])
+            other = PALETTE[(place + turn) % len(PALETTE)]
+            again = turn > 0 and key not in RESERVED
+            styles[key] = replace(PALETTE[place], dash=other.dash, marker=other.marker) if again else PALETTE[place]
     return [styles[key] for key in keys]
 
 
@@ -162,13 +168,15 @@ def step_position(step: float) -> float:
     return math.log10(1.0 + step)
 
 
-def step_ticks(last: float) -> list[tuple[float, str]]:
+def step_ticks(last: float, unit: float = 1.0) -> list[tuple[float, str]]:
     """Return (step, text) of the ticks of such an axis that ends at `last`: 0 and powers of ten, at most six of them.
+
+    With a `unit` the axis is log10(1 + step / unit), and the powers of ten are those of it.
 
     >>> step_ticks(1500)
     [(0.0, '0'), (1.0, '1'), (10.0, '10'), (100.0, '100'), (1000.0, '1k')]
     """
-    powers = [float(10**exponent) for exponent in range(int(math.log10(max(last, 1.0))) + 1)]
+    powers = [unit * 10**exponent for exponent in range(int(math.log10(max(last / unit, 1.0))) + 1)]
     stride = math.ceil(len(powers) / 5)
     return [(value, short_number(value)) for value in [0.0, *powers[::stride]]]
 
@@ -202,6 +210,19 @@ def short_number(value: float) -> str:
         if abs(value) >= size:
             return f"{value / size:g}{suffix}"
     return f"{value:g}"
+
+
+def short_count(value: float) -> str:
+    """Return a number of parameters or tokens as people say it: three digits and k, M, B (10^9) or T (10^12).
+
+    >>> [short_count(value) for value in (0, 512, 124439808, 1.5e9, 999999999, 5.93e12)]
+    ['0', '512', '124M', '1.5B', '1B', '5.93T']
+    """
+    rounded = float(f"{value:.3g}")
+    for size, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(rounded) >= size:
+            return f"{rounded / size:.3g}{suffix}"
+    return f"{rounded:g}"
 
 
 def number(value: float, digits: int = 2) -> str:

@@ -147,7 +147,7 @@ def run_arm(job: tuple[Path, TwinSettings, Arm], progress: Callable[[int], None]
             extra_state=handle,
             progress=progress,
         )
-    final = evaluate_windows(model, held_out, "all", arm.name)
+    final = evaluate_windows(model, held_out, ["paper", "effective_rank"], arm.name)
     history.add(settings.steps, final)
     final.condensation.save(folder / "condensation.npz")
     _save_model(model, corpus, folder)

@@ -70,3 +70,34 @@ def _join(records: Sequence[str], start: int, words: int) -> str:
             parts.append(record)
             missing -= len(ends)
     return "\n".join(parts)
+
+
+def stream(records: Sequence[str], total: int, words: int = WORDS[0]) -> list[str]:
+    """Texts of the source in its order: records are joined to at least `words` words each, until `total` words are together or it ends.
+
+    Records beyond are not read.
+
+    Raises:
+        UserError: all records are blank.
+
+    >>> stream(["one two", "", "three", "four five six"], total=4, words=3)
+    ['one two\\nthree', 'four five six']
+    """
+    texts: list[str] = []
+    parts: list[str] = []
+    held = seen = 0
+    for record in records:
+        count = len(record.split())
+        if count:
+            parts.append(record.strip())
+            held, seen = held + count, seen + count
+        if held >= words:
+            texts.append("\n".join(parts))
+            parts, held = [], 0
+        if seen >= total:
+            break
+    if parts:
+        texts.append("\n".join(parts))
+    if not texts:
+        raise UserError(f"{getattr(records, 'name', 'the source')} holds no text: all of its records are blank")
+    return texts

@@ -38,3 +38,12 @@ def random_directions(
     uniform = ((keys + 0.5) / 2**32).view(2, features, count)
     normal = (-2 * uniform[0].log()).sqrt() * (2 * math.pi * uniform[1]).cos()
     return normal / torch.linalg.vector_norm(normal, dim=0, keepdim=True)
+
+
+def token_keys(texts: Int[Tensor, " batch"], length: int, seed: int) -> Int[Tensor, "batch length"]:
+    """Pseudo-random priorities below 2^32 of the tokens of numbered texts: they follow from (seed, text, position), whatever batch a text is in."""
+    position = torch.arange(length, device=texts.device)
+    state = torch.zeros((), dtype=torch.int64, device=texts.device)
+    for part in (seed, texts[:, None], position):
+        state = _mix(state + part + 0x9E3779B9)
+    return state
