@@ -1,4 +1,4 @@
-"""Pages in, pages out: puts the table of formulations where a page asks for it. Knows no formulation.
+"""Pages in, pages out: puts the tables of formulations and of metrics where a page asks for them. Knows none of either.
 
 A new row shows up by itself.
 """
@@ -7,24 +7,39 @@ from __future__ import annotations
 
 from html import escape
 
+from decondense.geometry.metrics import METRICS
 from decondense.losses.formulations import FORMULATIONS
-
-PLACEHOLDER = "<!-- formulations -->"
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
-    """Put the table in place of the placeholder; called by mkdocs for each page."""
-    return markdown.replace(PLACEHOLDER, formulation_table()) if PLACEHOLDER in markdown else markdown
+    """Put each table in place of its placeholder; called by mkdocs for each page."""
+    for name, table in (("formulations", formulation_table), ("metrics", metric_table)):
+        placeholder = f"<!-- {name} -->"
+        if placeholder in markdown:
+            markdown = markdown.replace(placeholder, table())
+    return markdown
 
 
 def formulation_table() -> str:
     """The rows of `FORMULATIONS` as a table of name, formula and source."""
-    lines = ["| name | minimises | source |", "|---|---|---|"]
+    return _table(
+        ["name", "minimises", "source"], [[row.name, row.formula, row.source] for row in FORMULATIONS.values()]
+    )
+
+
+def metric_table() -> str:
+    """The rows of `METRICS` as a table of name, what it is of, formula and source."""
+    of = {"text": "a text", "layers": "layer means", "pairs": "all pairs", "texts": "all texts", "sample": "the sample"}
+    rows = [[row.name, row.formula, of[row.level], row.source] for row in METRICS.values()]
+    return _table(["name", "formula", "of", "source"], rows)
+
+
+def _table(heads: list[str], rows: list[list[str]]) -> str:
     name = '<code style="white-space: nowrap">{}</code>'.format
-    lines += [
-        f"| {name(_cell(row.name))} | <code>{_cell(row.formula)}</code> | {_cell(row.source)} |"
-        for row in FORMULATIONS.values()
-    ]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for first, formula, *rest in rows:
+        cells = [name(_cell(first)), f"<code>{_cell(formula)}</code>", *map(_cell, rest)]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

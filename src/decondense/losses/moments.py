@@ -25,7 +25,10 @@ from decondense.shapes import Float
 from decondense.sums import Sequences, sum_by_sequence
 
 # Tokens that are read at once: few enough to stay in a cache between the products that need them, enough to be worth a call.
-TOKENS_AT_ONCE = {"cpu": 1024, "cuda": 1 << 16}
+TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 1 << 16}
+
+# A sequence that is alone in its batch is read in so many parts side by side.
+PARTS = 8
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,6 @@ def _expand(
     n = items.to(sums.resultant)
     pairs = (n * (n - 1)).clamp(min=1)
     first = sequences.over_ranks(sum_by_sequence(sums.squares.reshape(-1), owner, count))
-    second = sequences.over_ranks(sum_by_sequence(sums.squares.square().reshape(-1), owner, count))
     cosines = sums.resultant.square().sum(dim=-1) - first
     total = 2 * (n - 1) * first - 2 * cosines if row.distances else cosines
     at = (total / pairs).detach()
@@ -115,6 +117,7 @@ def _expand(
     mean = height + slope * away
     if order == 2:
         assert sums.products is not None
+        second = sequences.over_ranks(sum_by_sequence(sums.squares.square().reshape(-1), owner, count))
         squared = sums.products - second
         if row.distances:
             assert sums.weighted is not None
@@ -175,7 +178,9 @@ class _UnitSums(torch.autograd.Function):
                 scaled = (tokens * scale[..., None]).reshape(-1, features)
                 resultant.index_add_(0, sequences.index[:, places].reshape(-1), scaled)
             else:
-                resultant[:, None].baddbmm_(scale[:, None, :], tokens)
+                parts = _for_threads(tokens)
+                found = torch.bmm(scale.view(len(parts), 1, -1), parts)
+                resultant += found.view(batch, -1, features).sum(dim=1)
         ctx.sequences, ctx.epsilon = sequences, epsilon
         ctx.save_for_backward(hidden, norms)
         return (norms * _inverse(norms, epsilon)).square(), resultant
@@ -201,7 +206,9 @@ class _UnitSums(torch.autograd.Function):
             else:
                 direction = of_resultant[:, None, :]
                 # A product from the left: from the right, on a CPU, it costs several times as much.
-                along = torch.bmm(direction, tokens.mT)[:, 0]
+                parts = _for_threads(tokens)
+                each = direction if len(parts) == len(tokens) else direction.expand(len(parts), -1, -1)
+                along = torch.bmm(each, parts.mT).view(tokens.shape[:2])
             factor = torch.addcmul(own[:, places], inward[:, places], along, value=-1)
             found = gradient[:, places] if gradient.dtype == tokens.dtype else torch.empty_like(tokens)
             torch.mul(tokens, factor[..., None], out=found).addcmul_(scale[:, places, None], direction)
@@ -298,6 +305,14 @@ def _pieces(hidden: Tensor) -> list[slice]:
     batch, length, _ = hidden.shape
     size = max(1, TOKENS_AT_ONCE.get(hidden.device.type, TOKENS_AT_ONCE["cpu"]) // batch)
     return [slice(start, min(start + size, length)) for start in range(0, length, size)]
+
+
+def _for_threads(tokens: Float[Tensor, "batch piece features"]) -> Float[Tensor, "parts some features"]:
+    """One sequence as several: a product of a matrix and one vector is run by a single thread on a CPU, those of several by several."""
+    batch, piece, features = tokens.shape
+    if batch > 1 or piece % PARTS or tokens.device.type != "cpu":
+        return tokens
+    return tokens.reshape(PARTS, piece // PARTS, features)
 
 
 def _read(hidden: Tensor, sequences: Sequences, places: slice) -> Float[Tensor, "batch piece features"]:
