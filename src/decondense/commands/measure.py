@@ -34,6 +34,7 @@ from decondense.layers import find_stacks
 from decondense.measure import measure
 from decondense.report.canvas import FORMATS
 from decondense.revisions import Checkpoint, find_revisions
+from decondense.studies.provenance import provenance
 from decondense.texts import sampling, sources
 
 KIND = "condensation"
@@ -302,7 +303,8 @@ def _finish(config: MeasureConfig, plan: Plan, recorded: dict[str, Any], entries
         for entry in entries
     ]
     comparisons = report.compare(measured)
-    folders.write_results(config.out, KIND, recorded, entries, comparisons=[one.summary() for one in comparisons])
+    compared = [one.summary() for one in comparisons]
+    folders.write_results(config.out, KIND, recorded, entries, comparisons=compared, provenance=provenance())
     series = report.Series(plan.checkpoints, plan.unit)
     kinds = report.Kinds(config.family, config.paired, series)
     written = report.write(measured, kinds, config.out, tuple(report.split(config.formats)))

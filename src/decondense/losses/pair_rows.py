@@ -16,6 +16,8 @@ def angle(cosine: Tensor, settings: Settings) -> Tensor:
     """Angle as a share of pi: arccos(c) / pi inside the clamp; outside its value stays, and its slope stays that of the boundary."""
     bound = 1 - settings.clamp
     inside = cosine.clamp(-bound, bound)
+    if not cosine.requires_grad:  # of engines that have the slope from `angle_slope`
+        return inside.acos_().div_(math.pi)
     slope = -1 / math.sqrt(1 - bound * bound)
     # Adds nothing to the value; the slope that `clamp` takes away beyond the boundary comes back here.
     straight_through = torch.where(cosine.abs() > bound, slope * (cosine - cosine.detach()), 0.0)
