@@ -202,7 +202,7 @@ def main() -> None:
         print("no embedding-condensation here (--peer names its folder): it is left out")
     rows, agreement = measure_times(model, words, make_texts(arguments.texts), arguments.rounds, peer)
     columns: list[Column | str] = [
-        Column("20 texts of 512 tokens", align="left"),
+        Column(f"{arguments.texts} texts of {LENGTH} tokens", align="left"),
         Column("s", ".2f"),
         Column("of the forward pass", ".3f"),
     ]
