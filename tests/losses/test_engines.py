@@ -380,3 +380,10 @@ def test_inside_a_compiled_function():
     finished = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300)
     assert finished.returncode == 0, finished.stderr[-2000:]
     assert finished.stdout.count("compiled") == 6
+
+
+def test_a_loss_that_was_never_called_compiles():
+    script = Path(__file__).with_name("compiled_first.py")
+    finished = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    assert finished.stdout.count("compiled") == 2

@@ -102,10 +102,16 @@ _ARGUMENTS = (
 _rows: dict[str, Formulation] = {}
 
 
+def remember(row: Formulation) -> str:
+    """The name by which operators find the row. Said once outside any trace: torch.compile stores only after its first run what a trace stores."""
+    name = f"{row.name} {id(row)}"
+    _rows[name] = row
+    return name
+
+
 def _flatten(call: Call) -> tuple[Any, ...]:
     grouping, settings = call.grouping, call.settings
-    name = f"{call.row.name} {id(call.row)}"
-    _rows[name] = call.row
+    name = remember(call.row)
     expansion = None
     if call.expansion is not None:
         parts = call.expansion

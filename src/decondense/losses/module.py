@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from decondense.errors import UserError, choose
 from decondense.losses import triton
-from decondense.losses.blocked import blocked
+from decondense.losses.blocked import blocked, remember
 from decondense.losses.engine import eager, penalty
 from decondense.losses.formulations import FORMULATIONS, Formulation, Settings
 from decondense.losses.moments import moments
@@ -96,6 +96,7 @@ class DispersionLoss(nn.Module):
         if _expansion_order(pairs):
             _check_expansion(formulation, pairs, Settings(temperature, clamp, epsilon, margin), engine)
         self.formulation = formulation
+        remember(formulation)
         self.settings = Settings(temperature, clamp, epsilon, margin)
         self.pairs = pairs
         self.engine = choose("engine", engine, ENGINES)
