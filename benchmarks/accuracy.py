@@ -24,12 +24,6 @@ def compare_gradients(twin: Path, formulation: str = "dispersion") -> list[dict[
         for layer, hidden in hidden_states(model, tokens).items():
             exact = gradient(DispersionLoss(formulation, engine="eager"), hidden)
             for way, loss in estimates(formulation, hidden.shape[1]).items():
-                draws = 1 if isinstance(loss.pairs, Moments) else DRAWS
-                found = [gradient(loss, hidden, step) for step in range(draws)]
-                cosines = [
-                    float(nn.functional.cosine_similarity(one.flatten(), exact.flatten(), dim=0)) for one in found
-                ]
-                errors = [float((one - exact).norm() / exact.norm()) for one in found]
                 row = {
                     "model": name,
                     "layer": layer,
@@ -37,7 +31,7 @@ def compare_gradients(twin: Path, formulation: str = "dispersion") -> list[dict[
                     "way": way,
                     "mean_cosine": mean_cosine(hidden),
                 }
-                rows.append({**row, "gradient_cosine": sum(cosines) / draws, "relative_error": sum(errors) / draws})
+                rows.append({**row, **agreement(loss, hidden, exact)})
     print(summary(rows), flush=True)
     return rows
 
@@ -51,6 +45,15 @@ def estimates(formulation: str, length: int) -> dict[str, DispersionLoss]:
         "Partition(64, control=1)": DispersionLoss(formulation, pairs=Partition(64, control=1)),
         "Subset(L/4), the paper's": DispersionLoss(formulation, pairs=Subset(length // 4)),
     }
+
+
+def agreement(loss: DispersionLoss, hidden: Tensor, exact: Tensor) -> dict[str, float]:
+    """Cosine and relative error of a loss's gradient to the exact one; what draws at random is averaged over draws."""
+    draws = 1 if isinstance(loss.pairs, Moments) else DRAWS
+    found = [gradient(loss, hidden, step) for step in range(draws)]
+    cosines = [float(nn.functional.cosine_similarity(one.flatten(), exact.flatten(), dim=0)) for one in found]
+    errors = [float((one - exact).norm() / exact.norm()) for one in found]
+    return {"gradient_cosine": sum(cosines) / draws, "relative_error": sum(errors) / draws}
 
 
 def gradient(loss: DispersionLoss, hidden: Tensor, step: int = 0) -> Tensor:

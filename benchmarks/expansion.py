@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accuracy import gradient, hidden_states, mean_cosine, real_models
+from accuracy import agreement, gradient, hidden_states, mean_cosine, real_models
 from torch import Tensor
 
 from decondense import DispersionLoss, Moments, Partition
@@ -23,7 +23,6 @@ from decondense.report.tables import Column, Table
 from decondense.studies.provenance import provenance
 
 TEMPERATURES = (0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
-DRAWS = 8
 WAYS: dict[str, Callable[[float], DispersionLoss]] = {
     "Moments(1)": lambda temperature: DispersionLoss(temperature=temperature, pairs=Moments(1)),
     "Moments(2)": lambda temperature: DispersionLoss(temperature=temperature, pairs=Moments(2)),
@@ -52,25 +51,8 @@ def errors(twin: Path) -> list[dict[str, Any]]:
         for temperature in TEMPERATURES:
             exact = gradient(DispersionLoss(temperature=temperature, engine="eager"), hidden)
             for way, build in WAYS.items():
-                loss = build(temperature)
-                draws = 1 if isinstance(loss.pairs, Moments) else DRAWS
-                found = [gradient(loss, hidden, step) for step in range(draws)]
-                cosines = [
-                    torch.nn.functional.cosine_similarity(one.flatten(), exact.flatten(), dim=0) for one in found
-                ]
-                rows.append(
-                    {
-                        "model": name,
-                        "layer": layer,
-                        "mean_cosine": condensed,
-                        "temperature": temperature,
-                        "way": way,
-                        "relative_error": float(
-                            torch.stack([(one - exact).norm() / exact.norm() for one in found]).mean()
-                        ),
-                        "gradient_cosine": float(torch.stack(cosines).mean()),
-                    }
-                )
+                row = {"model": name, "layer": layer, "mean_cosine": condensed, "temperature": temperature, "way": way}
+                rows.append({**row, **agreement(build(temperature), hidden, exact)})
     return rows
 
 

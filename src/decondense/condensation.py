@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import struct
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from decondense import archive
 from decondense.comparison import Comparison, compare
 from decondense.errors import UserError, require
-from decondense.files import plain, replace_file
+from decondense.files import plain
 from decondense.geometry.diagnosis import Diagnosis, diagnose
+from decondense.geometry.finish import TOTALS, sample_metrics, totals
 from decondense.geometry.metrics import METRICS
-from decondense.geometry.spectrum import Cloud, similarity
 from decondense.geometry.statistics import HISTOGRAM_BINS, LayerStatistics, histogram_of_mean
 from decondense.geometry.uncertainty import bootstrap_interval, rank_correlation, rank_interval
 
@@ -38,29 +35,12 @@ FORMAT = "decondense.condensation"
 FORMAT_VERSION = 2
 # Fields that hold arrays by name; in a file each is an array "field/name".
 _MAPPINGS = ("text_metrics", "sample_metrics", "totals")
-# Sums over texts, by the name that `causes` gives them.
-_TOTALS = ("directions", "features", "positions", "at_position")
 
 FEWEST_LAYERS = 5
 """With fewer entries than this, no order of the layer means is unlikely by chance (1 in 24 orders of four is monotone one way)."""
 
 SMALLEST_SPREAD = 0.01
 """Layer means that differ by less are as good as equal, however sure their order is."""
-
-# What zipfile, numpy and json raise where bytes of an archive are wrong.
-_DAMAGE = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -151,8 +131,8 @@ class Condensation:
             pair_counts=torch.stack([one for one in counts if one is not None]).numpy() if whole[0].pairs else None,
             matrix_sums=torch.stack(matrices).numpy() if len(matrices) == len(statistics) else None,
             seed=seed,
-            sample_metrics=_of_samples(statistics, list(names)),
-            totals=_totals(statistics),
+            sample_metrics={name: found.numpy() for name, found in sample_metrics(statistics, list(names)).items()},
+            totals={name: found.numpy() for name, found in totals(statistics).items()},
             parameters=parameters,
             digest=digest,
         )
@@ -187,14 +167,13 @@ class Condensation:
 
         The mean cosines without a cause are averaged over the texts that have pairs left.
         """
+        np = require("numpy", extra="hf")
         found = {}
         for name, values in self.text_metrics.items():
-            kept = (
-                values[~require("numpy", extra="hf").isnan(values).all(axis=1)]
-                if "causes" in METRICS[name].needs
-                else values
-            )
-            found[name] = kept.mean(axis=0) if len(kept) else values.mean(axis=0)
+            if "causes" in METRICS[name].needs:
+                kept = values[~np.isnan(values).all(axis=1)]
+                values = kept if len(kept) else values
+            found[name] = values.mean(axis=0)
         found |= {name: values for name, values in self.sample_metrics.items() if name != "similarity"}
         if (between := self.between_texts) is not None:
             found["between_texts"] = between
@@ -254,7 +233,7 @@ class Condensation:
         """Layer means of the cosines of different tokens: float64 [layers]."""
         return self.metrics["mean_cosine_off_diagonal"]
 
-    @cached_property
+    @property
     def mean_cosine_interval(self) -> FloatArray:
         """95 % bootstrap interval of `mean_cosine` over texts: float64 [layers, 2]; NaN for one text."""
         return self.interval("mean_cosine")
@@ -263,7 +242,13 @@ class Condensation:
         """95 % bootstrap interval over texts of a metric in `metrics`: float64 [layers, 2]; NaN for one text."""
         if metric not in self.text_metrics:
             raise UserError(f"no interval of {metric!r}: measured text by text were {', '.join(self.text_metrics)}")
-        return bootstrap_interval(torch.tensor(self.text_metrics[metric]), self.seed).numpy()
+        if metric not in self._intervals:
+            self._intervals[metric] = bootstrap_interval(torch.tensor(self.text_metrics[metric]), self.seed).numpy()
+        return self._intervals[metric]
+
+    @cached_property
+    def _intervals(self) -> dict[str, FloatArray]:
+        return {}
 
     def rank_interval(self, kind: Literal["spearman", "kendall"]) -> tuple[float, float]:
         """95 % bootstrap interval over texts of `spearman` or `kendall` (percentiles); NaN for one text."""
@@ -280,7 +265,7 @@ class Condensation:
             return found
         if self.layers < FEWEST_LAYERS:
             found.append(
-                f"rho and tau are of {self.layers} layers: a random order gives +1 or -1 once in {math.factorial(self.layers) // 2}; "
+                f"rho and tau are of {self.layers} layers: a random order gives +1 or -1 once in {max(1, math.factorial(self.layers) // 2)}; "
                 "read the layer means instead"
             )
         spread = float(self.mean_cosine.max() - self.mean_cosine.min())
@@ -386,11 +371,14 @@ class Condensation:
         )
 
     def _measured(self) -> list[str]:
-        return [*self.text_metrics, *(["histogram"] if self.pair_counts is not None else [])]
+        pairs, causes = (
+            (["histogram"] if self.pair_counts is not None else []),
+            (["between_texts"] if self.totals else []),
+        )
+        return [*self.text_metrics, *pairs, *causes]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one `.npz` file (no pickle in it), all of it or nothing. `Condensation.load` reads it."""
-        np = require("numpy", extra="hf")
         arrays: dict[str, Any] = {"tokens": self.tokens}
         for mapping in _MAPPINGS:
             arrays |= {f"{mapping}/{name}": values for name, values in getattr(self, mapping).items()}
@@ -408,14 +396,7 @@ class Condensation:
             "digest": self.digest,
             "arrays": list(arrays),
         }
-        try:
-            # Given an open file, numpy leaves the name as it is.
-            with replace_file(path) as temporary, open(temporary, "wb") as file:
-                np.savez(file, header=np.array(json.dumps(header)), **arrays)
-        except OSError as error:
-            raise UserError(
-                f"{path}: cannot write there ({error.strerror}); give a path in a folder that is writable"
-            ) from error
+        archive.write(path, header, arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Condensation:
@@ -424,24 +405,7 @@ class Condensation:
         Raises:
             UserError: the file is absent, damaged, of another kind, or written by a later version.
         """
-        np = require("numpy", extra="hf")
-        try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-                header = json.loads(str(archive["header"]))
-                arrays = {name: archive[name] for name in archive.files if name != "header"}
-            if header["format"] != FORMAT:
-                raise KeyError("format")
-        except FileNotFoundError as error:
-            raise UserError(f"{path}: no such file; Condensation.save writes one") from error
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-        except _DAMAGE as error:
-            raise UserError(f"{path}: damaged, or not a file that Condensation.save wrote") from error
-        if header.get("version") != FORMAT_VERSION:
-            raise UserError(
-                f"{path}: its format is version {header.get('version')}, this decondense reads {FORMAT_VERSION}; "
-                "install the decondense that wrote it"
-            )
+        header, arrays = archive.read(path, FORMAT, FORMAT_VERSION)
         try:
             if list(arrays) != header["arrays"]:
                 raise KeyError("arrays")
@@ -477,7 +441,7 @@ class Condensation:
             and "mean_cosine_off_diagonal" in self.text_metrics
             and all(values.shape == shape and values.dtype == "float64" for values in self.text_metrics.values())
             and all(len(values) == self.layers and values.dtype == "float64" for values in self.sample_metrics.values())
-            and (not self.totals or set(self.totals) == set(_TOTALS))
+            and (not self.totals or set(self.totals) == set(TOTALS))
             and all(len(values) == self.layers and values.ndim == 2 for values in self.totals.values())
             and (self.pair_counts is None or self.pair_counts.shape == (self.layers, HISTOGRAM_BINS))
             and (self.matrix_sums is None or self.matrix_sums.shape == (self.layers, self._matrix_entries()))
@@ -487,45 +451,6 @@ class Condensation:
 
     def _matrix_entries(self) -> int:
         return int(self.tokens[0] * (self.tokens[0] + 1) // 2)
-
-
-def _of_samples(statistics: Sequence[LayerStatistics | None], names: Sequence[str]) -> dict[str, FloatArray]:
-    """Metrics of the sample, NaN for a layer that has none."""
-    wanted = [name for name in names if METRICS[name].level == "sample"]
-    if not wanted:
-        return {}
-    clouds = [
-        None if layer is None or layer.sample.vectors is None else Cloud(layer.sample.vectors) for layer in statistics
-    ]
-    found: dict[str, FloatArray] = {}
-    for name in wanted:
-        of_sample = METRICS[name].of_sample
-        if of_sample is not None:
-            numbers = [math.nan if cloud is None else of_sample(cloud) for cloud in clouds]
-            found[name] = torch.tensor(numbers, dtype=torch.float64).numpy()
-    if "similarity" in wanted:
-        places = [place for place, cloud in enumerate(clouds) if cloud is not None]
-        matrix = torch.full((len(clouds), len(clouds)), math.nan, dtype=torch.float64)
-        if places:
-            index = torch.tensor(places)
-            matrix[index[:, None], index] = similarity([cloud for cloud in clouds if cloud is not None])
-        found["similarity"] = matrix.numpy()
-    return found
-
-
-def _totals(statistics: Sequence[LayerStatistics | None]) -> dict[str, FloatArray]:
-    """Sums over texts [layers, width] by name, padded with zeros to the widest layer; none where no layer has them."""
-    found = {}
-    for name in _TOTALS:
-        rows = [None if layer is None else layer.total(name) for layer in statistics]
-        width = max((len(row) for row in rows if row is not None), default=0)
-        if width:
-            stacked = torch.zeros(len(rows), width, dtype=torch.float64)
-            for place, row in enumerate(rows):
-                if row is not None:
-                    stacked[place, : len(row)] = row
-            found[name] = stacked.numpy()
-    return found
 
 
 def _add_padded(one: FloatArray, two: FloatArray) -> FloatArray:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from decondense.condensation import Condensation
 from decondense.errors import UserError, require
-from decondense.geometry.metrics import METRICS, choose_metrics, collectors
-from decondense.layers import find_stacks
-from decondense.passes import Reader, count_entries, gather
+from decondense.geometry.metrics import choose_metrics, collectors, needs_of
+from decondense.layers import count_layers, find_stacks
+from decondense.passes import Reader, gather
 from decondense.tokens import Marker, check_vocabulary, tokenize
 
 
@@ -90,19 +90,14 @@ def measure(
             raise UserError(f"{name}={value}: must be at least {least}")
     if stack is None and layers is None:
         stack = next(iter(find_stacks(model)), None)
-    entries = count_entries(model, stack, layers, logits)
-    if logits and _head(model) is None:
-        raise UserError(
-            f"logits=True: {_name(model)} has no language-model head; load it with one, or leave logits out"
-        )
+    entries = count_layers(model, stack, layers) + logits
     limit = _lower_to_positions(model, max_length)
     tokenized = tokenize(tokenizer, texts, limit, windows, max_tokens)
     table = _embedding_table(model)
     if table is not None:
         check_vocabulary(tokenized, len(table))
-    needs = frozenset[str]().union(*(METRICS[name].needs for name in names))
     one_length = len(set(tokenized.lengths)) == 1
-    marker = Marker(tokenized, tokenizer, seed) if needs & {"causes", "sample"} else None
+    marker = Marker(tokenized, tokenizer, seed) if needs_of(names) & {"causes", "sample"} else None
     reader = Reader(
         model, tokenized, _name(model), stack, layers, logits, marker, lambda: collectors(names, entries, one_length)
     )
@@ -172,11 +167,6 @@ def count_positions(model: nn.Module) -> int | None:
 
 def _name(model: nn.Module) -> str:
     return getattr(getattr(model, "config", None), "name_or_path", "") or type(model).__name__
-
-
-def _head(model: Any) -> nn.Module | None:
-    get = getattr(model, "get_output_embeddings", None)
-    return None if get is None else get()
 
 
 def _count_parameters(model: Any) -> int:

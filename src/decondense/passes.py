@@ -7,7 +7,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from decondense.errors import UserError
 from decondense.files import replace_file
 from decondense.geometry.statistics import LayerStatistics, NotFinite
-from decondense.layers import body, count_layers, evaluating, watch
+from decondense.layers import body, evaluating, watch
+from decondense.ranks import rank, world
 from decondense.tokens import Marker, TokenizedTexts, plan_batches
 
 PADDING_SHARE = 0.1
@@ -90,12 +91,16 @@ class Reader:
     logits: bool
     marker: Marker | None
     fresh: Callable[[], list[LayerStatistics]]
-    _parameters: Any = field(init=False)
 
     def __post_init__(self) -> None:
         self._body = body(self.model, self.stack, self.layers)
         self._parameters = inspect.signature(self._body.forward).parameters
-        self._head = self.model.get_output_embeddings() if self.logits else None  # type: ignore[operator]
+        get_head: Any = getattr(self.model, "get_output_embeddings", None)
+        self._head = get_head() if self.logits and get_head is not None else None
+        if self.logits and self._head is None:
+            raise UserError(
+                f"logits=True: {self.name} has no language-model head; load it with one, or leave logits out"
+            )
 
     @property
     def takes_mask(self) -> bool:
@@ -111,7 +116,7 @@ class Reader:
         while True:
             # Without an attention mask only texts of one length can share a batch.
             batches = plan_batches(self.texts.lengths, batch_size, PADDING_SHARE if self.takes_mask else 0.0)
-            progress = Progress(batches[_rank() :: _world()], list(self.fresh()))
+            progress = Progress(batches[rank() :: world()], list(self.fresh()))
             if checkpoint is not None and checkpoint.exists():
                 progress.load(checkpoint)
             try:
@@ -120,20 +125,20 @@ class Reader:
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not _is_memory(error):
                     raise
-                smaller = max(1, max(map(len, progress.batches)) // 2)
-                if max(map(len, progress.batches)) == 1:
+                largest = max(map(len, progress.batches))
+                if largest == 1:
                     raise UserError(
                         f"{self.name}: memory is full with one text of {max(self.texts.lengths)} tokens in a batch: lower max_length, load the "
                         "model in bfloat16, or take another device"
                     ) from error
             warnings.warn(
-                f"{self.name}: memory is full with {2 * smaller} texts in a batch: going on with {smaller}",
+                f"{self.name}: memory is full with {largest} texts in a batch: going on with {largest // 2}",
                 stacklevel=4,
             )
             if checkpoint is not None:
                 checkpoint.unlink(missing_ok=True)
             _free()
-            batch_size = smaller
+            batch_size = largest // 2
 
     def _run(self, progress: Progress, checkpoint: Path | None, report: Callable[[int], None]) -> None:
         device = _input_device(self.model)
@@ -147,12 +152,6 @@ class Reader:
             statistics = progress.statistics[index]
             if statistics is None:
                 return
-            given = hidden.shape[:2] if rows == slice(None) else (hidden.shape[0] * len(batch), hidden.shape[1])
-            if given != inputs.shape:
-                raise UserError(
-                    f"{self.name}: layer {index} has shape {list(hidden.shape)} where {list(inputs.shape)} tokens were read: this model lays its "
-                    "hidden states out in a way of its own; name modules whose outputs are [batch, length, features] (layers=[...])"
-                )
             try:
                 of_rows = None if mask is None else mask[rows].to(hidden.device)
                 statistics.update(hidden, of_rows, None if marks is None else marks[rows])
@@ -161,6 +160,11 @@ class Reader:
                 broken.setdefault(index, batch[rows][error.row])
 
         def visit(index: int, hidden: Tensor) -> None:
+            if hidden.shape[:2] != inputs.shape:
+                raise UserError(
+                    f"{self.name}: layer {index} has shape {list(hidden.shape)} where {list(inputs.shape)} tokens were read: this model lays its "
+                    "hidden states out in a way of its own; name modules whose outputs are [batch, length, features] (layers=[...])"
+                )
             show(index, hidden)
             if self._head is not None and index == len(progress.statistics) - 2:
                 for row in range(len(hidden)):  # one text at a time: the logits of a batch may take gigabytes
@@ -212,17 +216,12 @@ class Reader:
             self._body(inputs, **options)
 
 
-def count_entries(model: nn.Module, stack: str | None, layers: Sequence[str] | None, logits: bool) -> int:
-    """Number of layers that are measured."""
-    return count_layers(model, stack, layers) + logits
-
-
 def gather(progress: Progress, reader: Reader) -> tuple[list[int], list[LayerStatistics | None]]:
     """Order of all texts and statistics of all layers, those of all processes put together; the same on each."""
-    if _world() == 1:
+    if world() == 1:
         return progress.order, progress.statistics
     mine = (progress.order, [None if one is None else one.state_dict() for one in progress.statistics])
-    parts: list[Any] = [None] * _world()
+    parts: list[Any] = [None] * world()
     dist.all_gather_object(parts, mine)
     merged: list[LayerStatistics | None] = list(reader.fresh())
     order: list[int] = []
@@ -235,14 +234,6 @@ def gather(progress: Progress, reader: Reader) -> tuple[list[int], list[LayerSta
             empty.load_state_dict(state)
             merged[place] = one.merge(empty)
     return order, merged
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-
-
-def _world() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def _input_device(model: nn.Module) -> torch.device:

@@ -19,7 +19,7 @@ from saved import POSITIONS, WORDS, save_tiny_model
 from decondense import Condensation, models
 from decondense.cli import main
 from decondense.commands import measure as command
-from decondense.commands.measure_report import Measured, table, titles
+from decondense.commands.measure_report import Measured, stems, table, titles
 from decondense.measure import measure
 from decondense.texts import sampling, sources
 
@@ -317,7 +317,7 @@ def test_a_run_interrupted_while_it_reads_is_one_line(tiny: Path, tmp_path: Path
 
 def test_names_of_files_are_such_as_every_system_takes_and_differ() -> None:
     names: Any = ["EleutherAI/pythia-70m@step1", "a/b", "a--b", "A/B", "x:y", "..", "@"]
-    files = command._stems(titles(names))
+    files = stems(list(titles(names).values()))
     assert files[:2] == ["EleutherAI--pythia-70m@step1", "a--b"]
     assert len({file.lower() for file in files}) == len(names)
     assert all(

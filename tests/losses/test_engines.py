@@ -375,15 +375,10 @@ def test_the_operator_is_sound(pairs, recompute):
     torch.library.opcheck(torch.ops.decondense.sum_pairs.default, (hidden, *blocked_room._flatten(call), not recompute))
 
 
-def test_inside_a_compiled_function():
-    script = Path(__file__).with_name("compiled_loss.py")
-    finished = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300)
+@pytest.mark.parametrize(("script", "compiled"), [("compiled_loss.py", 6), ("compiled_first.py", 2)])
+def test_inside_a_compiled_function(script, compiled):
+    """After a first eager call, and as the very first call of all, which takes a process that has made none."""
+    path = Path(__file__).with_name(script)
+    finished = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=300)
     assert finished.returncode == 0, finished.stderr[-2000:]
-    assert finished.stdout.count("compiled") == 6
-
-
-def test_a_loss_that_was_never_called_compiles():
-    script = Path(__file__).with_name("compiled_first.py")
-    finished = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300)
-    assert finished.returncode == 0, finished.stderr[-2000:]
-    assert finished.stdout.count("compiled") == 2
+    assert finished.stdout.count("compiled") == compiled

@@ -10,9 +10,7 @@ import contextlib
 import dataclasses
 import gc
 import hashlib
-import itertools
 import json
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +30,7 @@ from decondense.files import plain
 from decondense.geometry.metrics import choose_metrics
 from decondense.layers import find_stacks
 from decondense.measure import measure
+from decondense.ranks import rank
 from decondense.report.canvas import FORMATS
 from decondense.revisions import Checkpoint, find_revisions
 from decondense.studies.provenance import provenance
@@ -136,8 +135,9 @@ def run(config: MeasureConfig) -> None:
     with processes.joined() as first:
         plan = _plan(config)
         recorded = _recorded(config, plan)
-        stems = dict(zip(plan.models, _stems(report.titles(plan.models)), strict=True))
-        stems |= dict(zip(plan.texts, _stems(report.titles(list(plan.texts))), strict=True))
+        stems: dict[str, str] = {}
+        for names in (plan.models, plan.texts):
+            stems |= dict(zip(names, report.stems(list(report.titles(names).values())), strict=True))
         claim = folders.claimed(config.out, KIND, recorded) if first else contextlib.nullcontext()
         with claim:
             processes.together()
@@ -257,7 +257,7 @@ def _measure(
                         logits=config.logits and stack != "encoder",
                         windows=bool(config.tokens),
                         max_tokens=config.tokens or None,
-                        checkpoint=config.out / f".{file}.rank{processes.rank()}.part",
+                        checkpoint=config.out / f".{file}.rank{rank()}.part",
                     )
                 except UserError as error:
                     raise UserError(f"{name} on {source}: {error}") from error
@@ -311,18 +311,3 @@ def _finish(config: MeasureConfig, plan: Plan, recorded: dict[str, Any], entries
     for line in report.lines(measured, comparisons):
         print(line)
     print(f"wrote into {config.out}: {', '.join([folders.RESULTS, *(entry['file'] for entry in entries), *written])}")
-
-
-def _stems(titles: Sequence[str]) -> list[str]:
-    """A file name for each title: letters that every file system takes, a number where two are alike."""
-    found: list[str] = []
-    for title in titles:
-        stem = re.sub(r"[^\w.@+-]+", "-", title.replace("/", "--")).strip(".-") or "model"
-        found.append(next(name for name in _numbered(stem) if name.lower() not in {one.lower() for one in found}))
-    return found
-
-
-def _numbered(stem: str) -> Iterator[str]:
-    yield stem
-    for number in itertools.count(2):
-        yield f"{stem}-{number}"

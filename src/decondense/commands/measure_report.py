@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from decondense.comparison import Comparison
 from decondense.condensation import Condensation
 from decondense.files import write_text
-from decondense.report import figures, matrix_figures, model_figures
+from decondense.report import canvas, figures, matrix_figures, model_figures
 from decondense.report.model_tables import last_n_table
 from decondense.report.tables import Column, Table
 from decondense.revisions import Checkpoint
@@ -53,10 +53,26 @@ def split(names: str) -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip()]
 
 
-def titles(names: Sequence[str]) -> list[str]:
-    """For people to read: the end of a folder's path where no other ends like it, a hub name as it is."""
-    ends = [Path(name).resolve().name if Path(name).exists() else name for name in names]
-    return [end if ends.count(end) == 1 else name for end, name in zip(ends, names, strict=True)]
+def titles(names: Iterable[str]) -> dict[str, str]:
+    """A title for people to read by name: the end of a folder's path where no other ends like it, a hub name as it is."""
+    ends = {name: Path(name).resolve().name if Path(name).exists() else name for name in names}
+    all_ends = list(ends.values())
+    return {name: end if all_ends.count(end) == 1 else name for name, end in ends.items()}
+
+
+def stems(titles: Sequence[str]) -> list[str]:
+    """A file name for each title: letters that every file system takes, a number where two are alike."""
+    found: list[str] = []
+    for title in titles:
+        stem = re.sub(r"[^\w.@+-]+", "-", title.replace("/", "--")).strip(".-") or "model"
+        found.append(next(name for name in _numbered(stem) if name.lower() not in {one.lower() for one in found}))
+    return found
+
+
+def _numbered(stem: str) -> Iterator[str]:
+    yield stem
+    for number in itertools.count(2):
+        yield f"{stem}-{number}"
 
 
 def compare(measured: Sequence[Measured]) -> list[Comparison]:
@@ -82,9 +98,7 @@ def lines(measured: Sequence[Measured], comparisons: Sequence[Comparison]) -> It
         if one.result.totals and len(one.result.broken) < one.result.layers:
             yield f"{title}: {one.result.diagnose().sentence}"
     if comparisons:
-        short = dict(
-            zip((one.result.model for one in measured), titles([one.result.model for one in measured]), strict=True)
-        )
+        short = titles(one.result.model for one in measured)
         yield "paired text by text, mean over layers [95 % interval]:"
         for comparison in comparisons[:MOST_COMPARED]:
             said = "" if comparison.mean.clear else ", within noise"
@@ -116,16 +130,11 @@ def _cosine(result: Condensation, layer: int) -> str:
 
 def _names(measured: Sequence[Measured]) -> list[str]:
     """What tells the results apart: the model, its stack, the source where there are several."""
-    several = len({one.source for one in measured}) > 1
-    models = titles(list(dict.fromkeys(one.result.model for one in measured)))
-    short = dict(zip(dict.fromkeys(one.result.model for one in measured), models, strict=True))
-    sources = dict(
-        zip({one.source: None for one in measured}, titles(list({one.source: None for one in measured})), strict=True)
-    )
+    models, sources = titles(one.result.model for one in measured), titles(one.source for one in measured)
     return [
-        short[one.result.model]
+        models[one.result.model]
         + (f" ({one.stack})" if one.stack else "")
-        + (f" on {sources[one.source]}" if several else "")
+        + (f" on {sources[one.source]}" if len(sources) > 1 else "")
         for one in measured
     ]
 
@@ -142,12 +151,8 @@ def write(measured: Sequence[Measured], kinds: Kinds, out: Path, formats: Sequen
     whole = [not result.broken and result.pair_counts is not None for result in results]
     if all(whole):
         paths += _draw_histograms(measured, of, kinds, out, formats)
-    for title, result in zip(of, results, strict=True):
-        end = (
-            ""
-            if len(results) == 1
-            else "-" + "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in title)
-        )
+    for stem, result in zip(stems(of), results, strict=True):
+        end = "" if len(results) == 1 else f"-{stem}"
         if (profile := result.positions) is not None:
             counts = result.totals["at_position"].max(axis=0).astype("int64")
             paths += matrix_figures.positions(profile, counts, out / f"positions{end}", formats)
@@ -180,11 +185,9 @@ def _draw_histograms(
     if len(sources) > 1:
         rows = list(dict.fromkeys((one.result.model, one.stack) for one in measured))
         grid = [[one.result for one in measured if (one.result.model, one.stack) == row] for row in rows]
-        heads = [
-            model + (f" ({stack})" if stack else "")
-            for model, (_, stack) in zip(titles([row[0] for row in rows]), rows, strict=True)
-        ]
-        paths += model_figures.texts_grid(grid, heads, titles(sources), out / "texts", formats)
+        short = titles(model for model, _ in rows)
+        heads = [short[model] + (f" ({stack})" if stack else "") for model, stack in rows]
+        paths += model_figures.texts_grid(grid, heads, list(titles(sources).values()), out / "texts", formats)
     # The other figures are of models: on the first source of texts.
     chosen = [
         (name, one.result)
@@ -218,22 +221,16 @@ def _metrics_csv(of: Sequence[str], results: Sequence[Condensation]) -> str:
             for layer, value in enumerate(values):
                 low, high = ("", "") if ends is None else (_cell(ends[layer][0]), _cell(ends[layer][1]))
                 lines.append([title, layer, name, _cell(value), low, high])
-    return _write_csv(lines)
+    return canvas.csv_text(lines)
 
 
 def _csv(content: Table) -> str:
     rows: list[list[Any]] = [[column.name for column in content.columns]]
     rows += [["" if cell is None else _cell(cell) for cell in row] for row in content.rows]
-    return _write_csv(rows)
+    return canvas.csv_text(rows)
 
 
 def _cell(value: Any) -> Any:
     if isinstance(value, float):
         return "" if math.isnan(value) else repr(float(value))
     return value
-
-
-def _write_csv(rows: Sequence[Sequence[Any]]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return buffer.getvalue()

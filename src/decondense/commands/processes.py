@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from decondense.errors import UserError
+from decondense.ranks import rank, world
 
 
 @contextmanager
@@ -19,7 +20,7 @@ def joined() -> Iterator[bool]:
     The group is gloo's: results are exchanged, not gradients.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
-        yield not dist.is_available() or not dist.is_initialized() or dist.get_rank() == 0
+        yield rank() == 0
         return
     if not (dist.is_available() and dist.is_gloo_available()):
         raise UserError(
@@ -29,17 +30,12 @@ def joined() -> Iterator[bool]:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     dist.init_process_group("gloo")
     try:
-        yield dist.get_rank() == 0
+        yield rank() == 0
     finally:
         dist.destroy_process_group()
 
 
 def together() -> None:
     """Wait until all processes are here."""
-    if dist.is_available() and dist.is_initialized():
+    if world() > 1:
         dist.barrier()
-
-
-def rank() -> int:
-    """Number of this process, from 0."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from decondense.errors import UserError, choose
-from decondense.geometry import spectrum
+from decondense.geometry import spectrum, text_metrics
 from decondense.geometry.causes import ROGUE
 from decondense.geometry.spectrum import SAMPLE_TOKENS, Cloud
 from decondense.geometry.statistics import LayerStatistics, TextSums
-from decondense.shapes import Float
 
 
 @dataclass(frozen=True)
@@ -44,66 +41,8 @@ class Metric:
     of_sample: Callable[[Cloud], float] | None = None
 
 
-def mean_cosine(sums: TextSums) -> Float[Tensor, " texts"]:
-    """Mean of the whole cosine matrix, diagonal included; no pair is formed, since sum c_ij = ||sum u_i||^2."""
-    # The matrix is clipped to [-1, 1] by definition; a sum of rounded unit vectors may exceed 1 by a rounding error.
-    return (sums.resultant / sums.tokens**2).clamp(max=1.0)
-
-
-def mean_cosine_off_diagonal(sums: TextSums) -> Float[Tensor, " texts"]:
-    """Mean of the cosines of different tokens, i != j."""
-    return ((sums.resultant - sums.norms) / (sums.tokens * (sums.tokens - 1))).clamp(max=1.0)
-
-
-def effective_rank(sums: TextSums) -> Float[Tensor, " texts"]:
-    """Participation ratio of the second moment of the unit vectors; NaN for a text of which every vector is zero."""
-    squares = _given(sums.squares, "squares")
-    return torch.where(squares > 0, sums.tokens**2 / squares, math.nan)
-
-
-def mean_resultant_length(sums: TextSums) -> Float[Tensor, " texts"]:
-    """Length of the mean unit vector: 0 spread evenly, 1 all in one direction."""
-    return mean_cosine(sums).clamp(min=0).sqrt()
-
-
-def uniformity(sums: TextSums) -> Float[Tensor, " texts"]:
-    """Log of the mean Gaussian potential of different tokens; lower is more uniform, 0 is one point."""
-    return (_given(sums.closeness, "closeness") / (sums.tokens * (sums.tokens - 1))).log()
-
-
-def norm_mean(sums: TextSums) -> Float[Tensor, " texts"]:
-    """Mean length of the vectors as they are."""
-    return _given(sums.total_length, "lengths") / sums.tokens
-
-
-def norm_variation(sums: TextSums) -> Float[Tensor, " texts"]:
-    """Standard deviation of the lengths over their mean."""
-    mean = norm_mean(sums)
-    variance = _given(sums.total_square, "lengths") / sums.tokens - mean**2
-    return torch.where(mean > 0, variance.clamp(min=0).sqrt() / mean, math.nan)
-
-
-def norm_max_over_mean(sums: TextSums) -> Float[Tensor, " texts"]:
-    """Length of the longest vector over the mean length: massive activations show here."""
-    mean = norm_mean(sums)
-    return torch.where(mean > 0, _given(sums.longest, "lengths") / mean, math.nan)
-
-
-def high_low_ratio(sums: TextSums) -> Float[Tensor, " texts"]:
-    """Frobenius norm of the vectors less their mean, over that of the mean part."""
-    low = sums.tokens * _given(sums.mean_square, "lengths")
-    high = (_given(sums.total_square, "lengths") - low).clamp(min=0)
-    return torch.where(low > 0, (high / low).sqrt(), math.nan)
-
-
-def _given(sums: Tensor | None, need: str) -> Tensor:
-    if sums is None:
-        raise UserError(f"the metric needs sums that were not collected: LayerStatistics({need}=True)")
-    return sums
-
-
 def _cause(name: str) -> Callable[[TextSums], Tensor]:
-    return lambda sums: _given(getattr(sums, name), "causes")
+    return lambda sums: text_metrics.given(getattr(sums, name), "causes")
 
 
 _PAPER = "Dispersion loss counteracts embedding condensation in small language models, arXiv 2602.00217"
@@ -117,7 +56,7 @@ METRICS: dict[str, Metric] = {
             source=_PAPER,
             level="text",
             paper=True,
-            of_texts=mean_cosine,
+            of_texts=text_metrics.mean_cosine,
         ),
         Metric(
             name="mean_cosine_off_diagonal",
@@ -125,7 +64,7 @@ METRICS: dict[str, Metric] = {
             source="Ethayarajh 2019, arXiv 1909.00512 (average similarity of different tokens)",
             level="text",
             paper=True,
-            of_texts=mean_cosine_off_diagonal,
+            of_texts=text_metrics.mean_cosine_off_diagonal,
         ),
         Metric(
             name="spearman",
@@ -170,14 +109,14 @@ METRICS: dict[str, Metric] = {
             source="participation ratio, or exponential of the Renyi-2 entropy, of the second moment's eigenvalues",
             level="text",
             needs=frozenset({"squares"}),
-            of_texts=effective_rank,
+            of_texts=text_metrics.effective_rank,
         ),
         Metric(
             name="mean_resultant_length",
             formula="||mean u_i|| = sqrt(mean cosine)",
             source="Mardia & Jupp 2000, Directional Statistics",
             level="text",
-            of_texts=mean_resultant_length,
+            of_texts=text_metrics.mean_resultant_length,
         ),
         Metric(
             name="uniformity",
@@ -185,7 +124,7 @@ METRICS: dict[str, Metric] = {
             source="Wang & Isola 2020, arXiv 2005.10242",
             level="text",
             needs=frozenset({"closeness"}),
-            of_texts=uniformity,
+            of_texts=text_metrics.uniformity,
         ),
         Metric(
             name="norm_mean",
@@ -193,7 +132,7 @@ METRICS: dict[str, Metric] = {
             source="statistics of the lengths; massive activations: Sun et al. 2024, arXiv 2402.17762",
             level="text",
             needs=frozenset({"lengths"}),
-            of_texts=norm_mean,
+            of_texts=text_metrics.norm_mean,
         ),
         Metric(
             name="norm_variation",
@@ -201,7 +140,7 @@ METRICS: dict[str, Metric] = {
             source="coefficient of variation of the lengths",
             level="text",
             needs=frozenset({"lengths"}),
-            of_texts=norm_variation,
+            of_texts=text_metrics.norm_variation,
         ),
         Metric(
             name="norm_max_over_mean",
@@ -209,7 +148,7 @@ METRICS: dict[str, Metric] = {
             source="massive activations: Sun et al. 2024, arXiv 2402.17762",
             level="text",
             needs=frozenset({"lengths"}),
-            of_texts=norm_max_over_mean,
+            of_texts=text_metrics.norm_max_over_mean,
         ),
         Metric(
             name="high_low_ratio",
@@ -217,7 +156,7 @@ METRICS: dict[str, Metric] = {
             source="the authors' code, its Frobenius form; Wang et al. 2022, arXiv 2203.05962 (high and low frequency)",
             level="text",
             needs=frozenset({"lengths"}),
-            of_texts=high_low_ratio,
+            of_texts=text_metrics.high_low_ratio,
         ),
         Metric(
             name="rogue_share",
@@ -350,6 +289,11 @@ def choose_metrics(metrics: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def needs_of(names: Sequence[str]) -> frozenset[str]:
+    """What the metrics of these names are finished from: arguments of `LayerStatistics`."""
+    return frozenset[str]().union(*(METRICS[name].needs for name in names))
+
+
 def collectors(
     names: Sequence[str], layers: int, one_length: bool, sample: int = SAMPLE_TOKENS
 ) -> list[LayerStatistics]:
@@ -360,7 +304,7 @@ def collectors(
     >>> [statistics.pairs for statistics in collectors(["mean_cosine"], 2, one_length=True)]
     [False, False]
     """
-    needs = frozenset[str]().union(*(METRICS[name].needs for name in names))
+    needs = needs_of(names)
     flags = {need: need in needs for need in ("pairs", "squares", "closeness", "lengths", "causes")}
     matrix = "matrix" in needs and one_length
     return [LayerStatistics(matrix=matrix, sample=sample if "sample" in needs else 0, **flags) for _ in range(layers)]

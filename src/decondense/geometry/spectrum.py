@@ -99,7 +99,8 @@ def similarity(clouds: Sequence[Cloud]) -> Float[Tensor, "layers layers"]:
     tokens = len(clouds[0].vectors)
     if tokens < 4:
         return torch.full((len(clouds), len(clouds)), math.nan, dtype=torch.float64)
-    grams = torch.stack([cloud.vectors @ cloud.vectors.T for cloud in map(_centred, clouds)])
+    # HSIC does not see a common shift; about the mean float64 keeps more digits.
+    grams = torch.stack([cloud.gram for cloud in clouds])
     grams.diagonal(dim1=1, dim2=2).zero_()
     rows = grams.sum(dim=2)
     totals = rows.sum(dim=1)
@@ -109,11 +110,6 @@ def similarity(clouds: Sequence[Cloud]) -> Float[Tensor, "layers layers"]:
     own = products.diagonal().clamp(min=0).sqrt()
     scale = own[:, None] * own
     return torch.where(scale > 0, products / scale.masked_fill(scale == 0, 1.0), math.nan)
-
-
-def _centred(cloud: Cloud) -> Cloud:
-    # HSIC does not see a common shift; without it float64 keeps more digits.
-    return Cloud(cloud.vectors - cloud.vectors.mean(dim=0))
 
 
 def _singular_values(matrix: Float[Tensor, "tokens features"]) -> Float[Tensor, " values"]:

@@ -141,13 +141,14 @@ class LayerStatistics:
         if not finite.all():
             raise NotFinite(int((~finite).nonzero()[0]))
         units = hidden / lengths.masked_fill(lengths == 0, 1.0)[..., None]
+        nonzero = (lengths > 0).sum(dim=1).cpu()
         sums: dict[str, Tensor] = {
             "tokens": tokens,
             "resultant": units.sum(dim=1).cpu().double().square().sum(dim=1),
-            "norms": (lengths > 0).sum(dim=1),
+            "norms": nonzero,
         }
         with torch.autocast(hidden.device.type, enabled=False):
-            sums |= self._add_pairs(units, tokens)
+            sums |= self._add_pairs(units, tokens, nonzero)
             if self.lengths:
                 mean = hidden.sum(dim=1).cpu().double() / tokens[:, None]
                 squared = lengths.double().square() if hidden.device.type != "mps" else lengths.square()
@@ -163,7 +164,10 @@ class LayerStatistics:
         self._texts.append(TextSums(**{name: value.cpu().double() for name, value in sums.items()}))
 
     def _add_pairs(
-        self, units: Float[Tensor, "batch length features"], tokens: Int[Tensor, " batch"]
+        self,
+        units: Float[Tensor, "batch length features"],
+        tokens: Int[Tensor, " batch"],
+        nonzero: Int[Tensor, " batch"],
     ) -> dict[str, Tensor]:
         """Walk the upper triangle of every text's cosine matrix in strips; return the sums of each text over its pairs."""
         batch, length, _ = units.shape
@@ -195,14 +199,10 @@ class LayerStatistics:
             self._totals = add_totals(self._totals, {"counts": counts})
         sums = {"squares": squares} if self.squares else {}
         if self.closeness:
-            sums["closeness"] = closeness - math.exp(-4) * padded - self._own_closeness(units, tokens)
+            # Less the terms i = j, as the strips hold them: 1, and exp(-4) of a zero vector.
+            own = nonzero + (tokens - nonzero) * math.exp(-4)
+            sums["closeness"] = closeness - math.exp(-4) * padded - own
         return sums
-
-    @staticmethod
-    def _own_closeness(units: Float[Tensor, "batch length features"], tokens: Int[Tensor, " batch"]) -> Tensor:
-        """The terms i = j, as the strips hold them: 1, or exp(-4) of a zero vector."""
-        zeros = units.shape[1] - (units != 0).any(dim=-1).sum(dim=1).cpu() - (units.shape[1] - tokens)
-        return tokens.double() - zeros * (1 - math.exp(-4))
 
     def _matrix_for(self, tokens: Int[Tensor, " batch"], device: torch.device) -> Tensor | None:
         """The running sum of cosine matrices to add to, or None where it is not wanted, or no longer has a meaning."""

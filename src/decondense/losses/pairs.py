@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from decondense.draws import random_keys
 from decondense.errors import UserError
+from decondense.ranks import rank
 from decondense.shapes import Bool, Float, Int
 from decondense.sums import Sequences
 
@@ -154,10 +154,8 @@ def form_groups(sequences: Sequences, pairs: Partition | Subset | str, step: int
 
 
 def _seed(pairs: Partition | Subset) -> int:
-    if pairs.same_on_ranks or not (dist.is_available() and dist.is_initialized()):
-        return pairs.seed
     # Far apart: the seeds that users count up must not meet those of other ranks.
-    return pairs.seed + 1_000_003 * dist.get_rank()
+    return pairs.seed if pairs.same_on_ranks else pairs.seed + 1_000_003 * rank()
 
 
 def _rank_in_sequence(

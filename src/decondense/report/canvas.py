@@ -70,13 +70,16 @@ def save(figure: Any, path: Path, formats: Sequence[str], header: list[str], row
         with io.BytesIO() as buffer:
             figure.savefig(buffer, format=name, metadata=metadata)
             contents[name] = buffer.getvalue()
-    with io.StringIO(newline="") as text:
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)  # floats are written by repr, so reading them gives the same numbers back
-        contents["csv"] = text.getvalue().encode()
+    contents["csv"] = csv_text([header, *rows]).encode()
     targets = {name: path.with_name(f"{path.name}.{name}") for name in contents}
     with ExitStack() as stack:
         for name, target in targets.items():
             stack.enter_context(replace_file(target)).write_bytes(contents[name])
     return list(targets.values())
+
+
+def csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as csv, the first being the header; floats are written by repr, so reading them gives the same numbers back."""
+    with io.StringIO(newline="") as text:
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        return text.getvalue()
