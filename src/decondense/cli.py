@@ -46,6 +46,12 @@ COMMANDS = {
         "measure how condensed the embeddings of models are: table, results.json, heatmap",
         "finished models are kept, run the same command again to go on",
     ),
+    "train": Command(
+        "decondense.commands.train",
+        "TrainConfig",
+        "train a model with a loss against condensation or a baseline: model, results.json",
+        "the last saved state is kept, run the same command again to go on",
+    ),
 }
 
 

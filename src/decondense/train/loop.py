@@ -1,21 +1,24 @@
 """A model and numbered batches in, a trained model out: AdamW, warm-up, cosine, clipping; continues a killed run to the same weights.
 
-Batches are asked for by their step, so a resumed run needs no replay. What is added to the model's loss is not this room's business.
+Batches are asked for by their step, so a resumed run needs no replay. How a batch becomes a gradient is told in `update`; what is added to the
+model's loss is not this room's business.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from decondense.files import replace_file
+from decondense.errors import UserError
+from decondense.train.saving import save_state
+from decondense.train.update import Batch, Update, place
 
 
 @dataclass(frozen=True)
@@ -46,41 +49,89 @@ class Schedule:
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(self.steps - rise, 1)))
 
 
+class Diverged(UserError, FloatingPointError):
+    """The loss or its gradient is no number. The weights are those before the step, and so is the state that was saved last."""
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """What belongs to a run and must go on with it."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
+
+
+class Together:
+    """Several `Stateful` things as one, by name."""
+
+    def __init__(self, **parts: Stateful) -> None:
+        self._parts = parts
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of each."""
+        return {name: part.state_dict() for name, part in self._parts.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        for name, part in self._parts.items():
+            part.load_state_dict(state[name])
+
+
+@runtime_checkable
+class Intervention(Protocol):
+    """What changes weights, their state or their learning rate between updates, as active forgetting does."""
+
+    parameters: Sequence[nn.Parameter]
+    """These form a group of their own in the optimizer."""
+
+    def before_update(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+        """Act before update number `step`, from 0; learning rates are set already."""
+
+
 def train(
     model: nn.Module,
-    batch_at: Callable[[int], Tensor],
+    batch_at: Callable[[int], Batch],
     schedule: Schedule,
     state_path: Path,
     observe: Callable[[int], None],
     observe_at: Collection[int] = (),
-    extra_state: Any = None,
+    extra_state: Stateful | None = None,
     save_every: int = 100,
     progress: Callable[[int], None] = lambda step: None,
+    update: Update | None = None,
+    intervention: Intervention | None = None,
+    report: Callable[[int, Mapping[str, float]], None] = lambda step, numbers: None,
 ) -> float:
     """Train `model` in place and return the seconds that took, observations not counted, interrupted parts added up.
 
     Args:
-        model: returns an output with a `loss` when given `input_ids` and `labels`.
-        batch_at: gives token ids [batch, length] of a step.
+        model: returns an output with a `loss` when given `input_ids` and `labels`, unless `update` says otherwise.
+        batch_at: gives the batch of a step, the same on every rank: token ids [batch, length], or what the objective of `update` reads.
         schedule: length, learning rate and the rest.
-        state_path: where the state is saved every `save_every` steps; where it exists the run continues from it. It is removed at the end.
+        state_path: where the state is saved every `save_every` steps; where it exists the run continues from it. It is left when training ends.
         observe: is called with the number of updates made so far, where that is in `observe_at`; the model is in evaluation mode then. After
             a kill an observation may be made a second time, of the same model.
-        extra_state: anything with `state_dict` and `load_state_dict` that belongs to the run (the handle of `attach`).
+        extra_state: what else belongs to the run (the handle of `attach`).
         progress: is called with the number of updates made so far after each of them.
+        update: how a batch becomes a gradient.
+        intervention: acts between updates.
+        report: is called with the number of updates made so far, the terms of the loss, `learning_rate` and `gradient_norm`.
+
+    Raises:
+        Diverged: (a UserError) a term or the gradient is NaN or infinite.
+        UserError: the state cannot be written; the one that was saved last is kept.
     """
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
-    vectors = [parameter for parameter in model.parameters() if parameter.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": schedule.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=schedule.learning_rate, betas=schedule.betas)
+    update = update or Update()
+    optimizer = make_optimizer(model, schedule, () if intervention is None else intervention.parameters)
     first, seconds = 0, 0.0
     if state_path.exists():
-        state = torch.load(state_path, weights_only=True)
+        state = torch.load(state_path, weights_only=True, map_location="cpu")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         if extra_state is not None:
             extra_state.load_state_dict(state["extra"])
         first, seconds = state["step"], state["seconds"]
+    saved = first
     for step in range(first, schedule.steps + 1):
         if step in observe_at:
             model.eval()
@@ -88,38 +139,58 @@ def train(
         if step == schedule.steps:
             break
         began = time.perf_counter()
-        _update(model, batch_at(step), optimizer, schedule, step)
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.learning_rate_at(step)
+        if intervention is not None:
+            intervention.before_update(step, optimizer)
+        model.train()
+        numbers = update.accumulate(model, batch_at(step), step)
+        norm = float(nn.utils.clip_grad_norm_(model.parameters(), schedule.clip))
+        _check(numbers, norm, step, _kept(state_path, saved))
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         seconds += time.perf_counter() - began
         progress(step + 1)
+        report(step + 1, {**numbers, "learning_rate": optimizer.param_groups[0]["lr"], "gradient_norm": norm})
         if (step + 1) % save_every == 0 and step + 1 < schedule.steps:
-            _save(state_path, model, optimizer, extra_state, step + 1, seconds)
+            if place()[0] == 0:
+                state = {
+                    "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "extra": None if extra_state is None else extra_state.state_dict(),
+                    "step": step + 1,
+                    "seconds": seconds,
+                }
+                save_state(state_path, state, f"; {_kept(state_path, saved)}")
+            saved = step + 1
     return seconds
 
 
-def _update(model: nn.Module, tokens: Tensor, optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> None:
-    model.train()
-    for group in optimizer.param_groups:
-        group["lr"] = schedule.learning_rate_at(step)
-    loss = model(input_ids=tokens, labels=tokens).loss
-    if not loss.isfinite():
-        raise FloatingPointError(
-            f"the loss is {loss.item()} at step {step}: lower the learning rate or the weight of the term"
-        )
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+def make_optimizer(model: nn.Module, schedule: Schedule, apart: Iterable[nn.Parameter] = ()) -> torch.optim.AdamW:
+    """AdamW over what is trained: matrices decay, vectors (norms, biases) do not, and the matrices `apart` are a group of their own."""
+    alone = list(apart)
+    rest = [
+        parameter
+        for parameter in model.parameters()
+        if parameter.requires_grad and not any(parameter is one for one in alone)
+    ]
+    groups: list[dict[str, Any]] = [
+        {"params": [one for one in rest if one.ndim >= 2], "weight_decay": schedule.weight_decay},
+        {"params": [one for one in rest if one.ndim < 2], "weight_decay": 0.0},
+        {"params": alone, "weight_decay": schedule.weight_decay},
+    ]
+    chosen = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(chosen, lr=schedule.learning_rate, betas=schedule.betas)
 
 
-def _save(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, extra_state: Any, step: int, seconds: float
-) -> None:
-    state = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "extra": None if extra_state is None else extra_state.state_dict(),
-        "step": step,
-        "seconds": seconds,
-    }
-    with replace_file(path) as temporary:
-        torch.save(state, temporary)
+def _check(numbers: Mapping[str, float], norm: float, step: int, kept: str) -> None:
+    broken = {name: value for name, value in numbers.items() if not math.isfinite(value)}
+    if not broken and not math.isfinite(norm):
+        broken = {"the gradient of a finite loss": norm}
+    if broken:
+        what = " and ".join(f"{name} is {value}" for name, value in broken.items())
+        raise Diverged(f"{what} at step {step}: lower the learning rate or the weight of the term; {kept}")
+
+
+def _kept(state_path: Path, saved: int) -> str:
+    return f"the state after {saved} steps is kept in {state_path}" if state_path.exists() else "no state was saved yet"

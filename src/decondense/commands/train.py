@@ -1,0 +1,131 @@
+"""`decondense train`: a configuration, text, and a loss or a baseline in; trained models, their results and a table out.
+
+Runs of several arms and seeds are made one after the other, each in its folder. Finished ones are read, a stopped one goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from decondense import __version__
+from decondense.commands import folder as folders
+from decondense.commands import processes
+from decondense.errors import UserError, require
+from decondense.files import claim_folder, write_json
+from decondense.report.tables import Column, Table
+from decondense.studies.provenance import provenance
+from decondense.train import build, data
+from decondense.train.arms import Arm
+from decondense.train.config import TrainConfig
+from decondense.train.documents import open_documents
+from decondense.train.run import KIND, RESULTS, run_arm
+
+__all__ = ["TrainConfig", "run"]
+
+
+def run(config: TrainConfig) -> None:
+    """Do what `TrainConfig` says.
+
+    Raises:
+        UserError: an option is wrong, a model or text cannot be had, --out is not writable or holds another run, training diverged, the disk is
+            full. What was saved before is kept.
+    """
+    with processes.joined() as first:
+        config.check()
+        config, text = _prepare(config, first)
+        jobs = [(arm, seed) for seed in range(config.seed, config.seed + config.seeds) for arm in config.all_arms()]
+        places = [config.out / f"{arm.name}-seed{seed}" if config.several else config.out for arm, seed in jobs]
+        origin = provenance()
+        about = {"version": __version__, "commit": origin["commit"], "provenance": origin, "texts_digest": text.digest}
+        own = {"texts_digest": text.digest, **config.recorded(None if config.several else jobs[0][0], config.seed)}
+        with folders.claimed(config.out, KIND, own) if first else contextlib.nullcontext():
+            for (arm, seed), folder in zip(jobs, places, strict=True):
+                if first and config.several:
+                    recorded = {"texts_digest": text.digest, **config.recorded(arm, seed)}
+                    claim_folder(folder, {"kind": KIND, "version": __version__, **recorded})
+                processes.together()
+                if not (folder / RESULTS).is_file():
+                    _tell(arm, config, first)
+                    with _bar(f"{arm.name}-seed{seed}", config.steps, first) as (say, progress):
+                        run_arm(folder, config, arm, seed, text, about, say, progress)
+                processes.together()
+            if first:
+                _finish(config, [_read(folder) for folder in places])
+
+
+def _prepare(config: TrainConfig, first: bool) -> tuple[TrainConfig, data.Text]:
+    """The configuration with its defaults filled in, and the text, tokenised by the first process."""
+    tokenizer = positions = None
+    if config.init:
+        model, tokenizer = build.from_weights(config.init, context=2)
+        positions = build.positions(model.config)
+        del model
+    if config.tokenizer:
+        tokenizer = build.load_tokenizer(config.tokenizer)
+    config = config.filled(positions)
+    documents = open_documents(config.texts, config.field, config.join, config.streaming, config.held_out)
+    cache = config.cache or data.default_cache()
+    enough = (config.tokens, config.evaluation_windows * config.context)
+    if first:
+        data.prepare(documents, tokenizer, config.vocabulary, cache, *enough)
+    processes.together()
+    entry = data.prepare(documents, tokenizer, config.vocabulary, cache, *enough)
+    return config, data.open_text(entry, tokenizer, config.context, config.evaluation_windows)
+
+
+def _tell(arm: Arm, config: TrainConfig, first: bool) -> None:
+    """Say before the training what its reader might not expect."""
+    if first and arm.forget_every >= config.steps:
+        print(
+            f"note: {arm.name}: {config.steps} steps end before the first {arm.forget_every} are over: nothing is forgotten"
+        )
+
+
+@contextlib.contextmanager
+def _bar(name: str, steps: int, first: bool) -> Iterator[tuple[Callable[[str], None], Callable[[int], None]]]:
+    """Gives how to print a line and how to tell of progress; a bar shows it while standard error is a terminal."""
+    if not (first and sys.stderr.isatty()):
+        yield (lambda line: print(line, flush=True)) if first else (lambda line: None), lambda step: None
+        return
+    with require("tqdm", extra="hf").tqdm(total=steps, desc=name, unit="step") as bar:
+        yield bar.write, lambda step: bar.update(step - bar.n)
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    path = folder / RESULTS
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return {**content, "folder": str(folder)}
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: remove it to train that run again") from error
+
+
+def _finish(config: TrainConfig, found: list[dict[str, Any]]) -> None:
+    """Print the numbers of the runs, and write those of several into one file."""
+    columns: list[Column | str] = [
+        "arm",
+        Column("seed", "d"),
+        Column("perplexity", ".2f"),
+        Column("bits a byte", ".3f"),
+        Column("mean cosine, last layer", ".3f"),
+        Column("all layers", ".3f"),
+        Column("seconds", ".0f"),
+    ]
+    rows = []
+    for one in found:
+        layers = one["mean_cosine"][1:]
+        cosines = [layers[-1], sum(layers) / len(layers)]
+        rows.append([one["arm"], one["seed"], one["perplexity"], one["bits_per_byte"], *cosines, one["seconds"]])
+    print(f"on held-out text, after {config.steps} steps of {config.batch_size * config.context} tokens:")
+    print(Table(columns, rows).plain())
+    if config.several:
+        content = {"kind": f"{KIND}s", "version": __version__, "config": config.recorded(), "runs": found}
+        write_json(config.out / RESULTS, content)
+        print(f"wrote {config.out / RESULTS} and a folder for each run beside it")
+    else:
+        print(f"wrote the model, {RESULTS} and condensation.npz into {config.out}")

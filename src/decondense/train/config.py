@@ -1,0 +1,257 @@
+"""The options of `decondense train` in, what its runs are made of out: checked, defaults filled in, arms told apart. Trains nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from decondense.errors import UserError, choose
+from decondense.losses.formulations import FORMULATIONS
+from decondense.models import choose_device
+from decondense.texts.tokenizer import SMALLEST_VOCABULARY
+from decondense.train.arms import BASELINE, FORGETTING, NOISE, Arm, parse_arm, parse_layers, parse_pairs
+from decondense.train.build import TINY, parse_overrides
+from decondense.train.documents import JOIN
+from decondense.train.trackers import TRACKERS
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+# What the numbers of a run do not depend on.
+_NOT_RECORDED = ("out", "cache", "report_to", "save_every")
+_OF_AN_ARM = ("arms", "seeds", "seed", "formulation", "weight", NOISE, FORGETTING)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a causal language model with a loss against condensation, or with a baseline, and see what it did.
+
+    Without options it trains a tiny GPT-2 on the embedded corpus, in a minute or two. --model trains from scratch, --init goes on from a model.
+    The folder --out gets the model, as transformers loads it, results.json and condensation.npz (as measured on held-out text). The same command
+    goes on where it was stopped, and ends with the same weights. Started by torchrun, its processes share each batch.
+    """
+
+    model: Annotated[str, tyro.conf.arg(metavar="NAME")] = TINY
+    """Train from scratch: tiny, a model type of transformers (gpt2, llama, qwen3) in its default size, a folder with config.json, or a hub name."""
+
+    override: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")] = ()
+    """Entries of the configuration of --model to change, as n_layer=4 n_embd=256."""
+
+    n_inner: Annotated[int, tyro.conf.arg(metavar="WIDTH")] = 0
+    """Features inside a GPT-2 block's MLP (the paper's figure 3), short for --override n_inner=WIDTH; 0 = as configured."""
+
+    init: Annotated[str, tyro.conf.arg(metavar="MODEL")] = ""
+    """Go on from this model instead (mid-training): a hub name, NAME@REVISION, or a folder."""
+
+    tokenizer: Annotated[str, tyro.conf.arg(metavar="NAME")] = ""
+    """Folder or hub name. By default that of --init, or from scratch a byte-level BPE trained on the training text."""
+
+    vocabulary: int = 1024
+    """Tokens of that BPE."""
+
+    texts: Annotated[str, tyro.conf.arg(metavar="SOURCE")] = "embedded"
+    """embedded (no download), wikitext, pubmed, imdb, squad, NAME or NAME:CONFIGURATION on the hub, or PATH of a file or folder."""
+
+    field: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Field that holds the text. By default the first there is of text, long_answer, context, story, content."""
+
+    join: str = "auto"
+    """Whether records that follow one another are joined to documents: yes, no, or auto: those of wikitext and of text files are."""
+
+    streaming: bool = False
+    """Read no more of SOURCE than the run needs, record by record, for what does not fit on the disk or into memory."""
+
+    held_out: Annotated[float, tyro.conf.arg(metavar="SHARE")] = 0.1
+    """Share of the text, in whole documents, that is evaluated on and never trained on."""
+
+    steps: int = 300
+    """Updates of the weights."""
+
+    tokens: int = 0
+    """Token budget, in place of --steps; 0 = as many as --steps need."""
+
+    batch_size: int = 8
+    """Windows in an update, over all processes."""
+
+    micro_batch: int = 0
+    """Windows in one forward pass, where memory is short: the update is that of the whole batch; 0 = all."""
+
+    context: int = 0
+    """Tokens of a window; 0 = 128 from scratch, 1024 with --init, or what the model can take."""
+
+    learning_rate: float = 0.0
+    """Of AdamW (0.9, 0.95) at its peak; 0 = 2e-3 from scratch, 5e-5 with --init."""
+
+    warmup: float = 0.2
+    """Share of the steps in which the learning rate rises; it falls as a cosine afterwards."""
+
+    weight_decay: float = 0.1
+    """Of matrices."""
+
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+
+    precision: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto"
+    """float32, or bfloat16 (autocast; weights stay float32); auto = bfloat16 on a CUDA device that has it."""
+
+    formulation: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Loss on hidden states, a row of docs/losses.md, or cross_entropy for none. By default dispersion; none beside a baseline."""
+
+    weight: float = 0.1
+    """Of that loss. Below 0 it condenses."""
+
+    layers: str = "all"
+    """Where the loss is taken: all, last, early_half, late_half, or numbers of hidden_states with commas between them."""
+
+    pairs: str = "all"
+    """Of tokens: all, moments:ORDER, partition:SIZE, partition:SIZE:CONTROL, subset:SIZE (the paper's is subset:256)."""
+
+    noisy_embedding: Annotated[float, tyro.conf.arg(metavar="ALPHA")] = 0.0
+    """Baseline: uniform noise of at most ALPHA / sqrt(L F) on the input embeddings (NEFTune); 0 = none."""
+
+    active_forgetting: Annotated[int, tyro.conf.arg(metavar="K")] = 0
+    """Baseline: re-initialise the token embeddings every K steps, with their own learning rate (0 = never). GPT-2's head is the same matrix."""
+
+    embedding_learning_rate: float = 0.0
+    """Peak of the embeddings' learning rate in active forgetting; 0 = twice --learning-rate, as the paper has it."""
+
+    lora: bool = False
+    """Train low-rank adapters alone (rank 16, alpha 32, dropout 0.05); the saved model has them merged in."""
+
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them."""
+
+    arms: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME[=VALUE] ...")] = ()
+    """Several runs: cross_entropy, formulations (VALUE: weight), noisy_embedding (ALPHA, 5), active_forgetting (K, 1000); a folder each in --out."""
+
+    seeds: int = 1
+    """Number of seeds; each trains every arm, in a folder each."""
+
+    seed: int = 0
+    """Of the first weights, the order of the windows, and the draws; the first of --seeds."""
+
+    evaluate_every: int = 50
+    """Steps from one evaluation on held-out text to the next; 0 = at the end alone."""
+
+    evaluation_windows: int = 400
+    """Held-out windows that are evaluated on, at most."""
+
+    save_every: int = 100
+    """Steps from one saved state, from which the same command goes on, to the next."""
+
+    report_to: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
+    """Follow the training in tensorboard, wandb, trackio."""
+
+    cache: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder for tokenised text. By default ~/.cache/decondense."""
+
+    device: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/train")
+    """Folder for the results."""
+
+    def check(self) -> None:
+        """Raise `UserError` at a value that cannot be run, before anything is read or written; warn of one that is hardly meant."""
+        least = {
+            "steps": 1,
+            "tokens": 0,
+            "batch_size": 1,
+            "micro_batch": 0,
+            "context": 0,
+            "n_inner": 0,
+            "seeds": 1,
+            "seed": 0,
+        }
+        least |= {"evaluate_every": 0, "evaluation_windows": 1, "save_every": 1, FORGETTING: 0}
+        least |= {"vocabulary": SMALLEST_VOCABULARY}
+        for name, smallest in least.items():
+            if getattr(self, name) < smallest:
+                raise UserError(f"{_option(name)} {getattr(self, name)}: must be at least {smallest}")
+        for name in ("learning_rate", "weight_decay", NOISE, "embedding_learning_rate"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"{_option(name)} {getattr(self, name)}: expected a finite number of at least 0")
+        if not 0 < self.clip < math.inf:
+            raise UserError(f"--clip {self.clip}: expected a number above 0")
+        if not 0 <= self.warmup <= 1:
+            raise UserError(f"--warmup {self.warmup}: expected a share of the steps, from 0 to 1")
+        if self.context == 1:
+            raise UserError("--context 1: a window needs at least 2 tokens, one to predict from the other")
+        if self.init and (self.model != TINY or self.override or self.n_inner):
+            raise UserError(
+                "--init goes on from a model as it is: leave --model, --override and --n-inner out, or --init"
+            )
+        choose("--join", self.join, JOIN)
+        choose("--precision", self.precision, PRECISIONS)
+        for name in self.report_to:
+            choose("--report-to", name, TRACKERS)
+        parse_overrides(self.override)
+        parse_layers(self.layers)
+        parse_pairs(self.pairs, seed=0)
+        choose_device(self.device)
+        found = self.all_arms()
+        for arm in found:
+            if not math.isfinite(arm.weight):
+                raise UserError(f"--weight {arm.weight}: expected a finite number, such as 0.1")
+            if arm.weight < 0:
+                warnings.warn(
+                    f"the weight {arm.weight:g} of {arm.formulation} is below 0: the run condenses", stacklevel=2
+                )
+        names = [arm.name for arm in found]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise UserError(f"--arms {twice[0]} was given twice: once is enough")
+
+    @property
+    def several(self) -> bool:
+        """Whether there is a folder for each run."""
+        return bool(self.arms) or self.seeds > 1
+
+    def all_arms(self) -> list[Arm]:
+        """What `--arms` names; without it the one arm that the other options make."""
+        if self.arms:
+            return [parse_arm(text, self.weight, self.noisy_embedding, self.active_forgetting) for text in self.arms]
+        baseline = bool(self.noisy_embedding or self.active_forgetting)
+        formulation = self.formulation or (BASELINE if baseline else "dispersion")
+        parts = [NOISE] * bool(self.noisy_embedding) + [FORGETTING] * bool(self.active_forgetting)
+        if formulation == BASELINE:
+            return [Arm("+".join(parts) or BASELINE, None, 0.0, self.noisy_embedding, self.active_forgetting)]
+        choose("--formulation", formulation, [BASELINE, *FORMULATIONS])
+        name = "+".join([formulation, *parts])
+        return [Arm(name, formulation, self.weight, self.noisy_embedding, self.active_forgetting)]
+
+    def filled(self, positions: int | None) -> TrainConfig:
+        """The same with every default that depends on something filled in; `positions`: tokens that the model of --init can take."""
+        device = choose_device(self.device)
+        context = self.context or (min(1024, positions or 1024) if self.init else 128)
+        steps = math.ceil(self.tokens / (self.batch_size * context)) if self.tokens else self.steps
+        learning_rate = self.learning_rate or (5e-5 if self.init else 2e-3)
+        half = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return dataclasses.replace(
+            self,
+            device=str(device),
+            context=context,
+            steps=steps,
+            tokens=steps * self.batch_size * context,
+            learning_rate=learning_rate,
+            embedding_learning_rate=self.embedding_learning_rate or 2 * learning_rate,
+            precision=("bfloat16" if half else "float32") if self.precision == "auto" else self.precision,
+        )
+
+    def recorded(self, arm: Arm | None = None, seed: int | None = None) -> dict[str, Any]:
+        """What the numbers depend on: of one run, or without it what all runs share. JSON can hold it."""
+        left_out = {*_NOT_RECORDED, *_OF_AN_ARM}
+        shared = {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
+        if arm is None:
+            return shared
+        told = {name: value for name, value in dataclasses.asdict(arm).items() if name != "name"}
+        return {**shared, "arm": arm.name, **told, "seed": seed}
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -1,0 +1,255 @@
+"""One arm and one seed in, a trained model and its numbers in a folder out; goes on where it was stopped. Knows no command line and no other run.
+
+A finished run is a folder that `AutoModelForCausalLM` loads, with `results.json` (its numbers, written last) and `condensation.npz`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from decondense.attach import Attachment, attach
+from decondense.errors import UserError
+from decondense.evaluate.heldout import HeldOut, evaluate_windows
+from decondense.files import plain, write_json
+from decondense.losses.module import DispersionLoss
+from decondense.train import build, trackers
+from decondense.train.arms import Arm, parse_layers, parse_pairs
+from decondense.train.baselines import ActiveForgetting, NoisyEmbedding
+from decondense.train.config import TrainConfig
+from decondense.train.data import Text
+from decondense.train.loop import Schedule, Together, train
+from decondense.train.saving import save_model, saving
+from decondense.train.update import Objective, Update, model_loss, over_ranks, place
+
+STATE = "state.pt"
+RESULTS = "results.json"
+KIND = "training"
+
+
+def run_arm(
+    folder: Path,
+    config: TrainConfig,
+    arm: Arm,
+    seed: int,
+    text: Text,
+    about: Mapping[str, Any],
+    say: Callable[[str], None],
+    progress: Callable[[int], None] = lambda step: None,
+) -> dict[str, Any]:
+    """Train one arm in its folder; returns the content of its `results.json`.
+
+    Args:
+        folder: exists, and holds nothing, or the state of this run.
+        config: with all defaults filled in (`TrainConfig.filled`).
+        arm, seed: which run it is.
+        text: what to train and evaluate on.
+        about: goes into the results as it is.
+        say: is called with a line at each evaluation.
+        progress: is called with the number of updates made so far.
+
+    Raises:
+        UserError: the model cannot be made or takes no such loss, training diverged, the disk is full.
+    """
+    first = place()[0] == 0
+    if first:
+        for leftover in folder.glob(".*.part*"):
+            leftover.unlink()  # of a process that was killed while it wrote
+    model = _make_model(config, seed, text.tokenizer)
+    held_out = text.held_out.to(config.device)
+    schedule = Schedule(config.steps, config.learning_rate, config.warmup, config.weight_decay, clip=config.clip)
+    history = _History(config.batch_size * config.context)
+    looks = range(0, config.steps, config.evaluate_every) if config.evaluate_every else ()
+    with ExitStack() as stack:
+        handle, forgetting = _add(model, config, arm, seed, stack)
+        parts = {"history": history} if handle is None else {"history": history, "handle": handle}
+        if forgetting is not None and forgetting.tied:
+            say(f"{_name(arm, seed)}: input and output embeddings are one matrix: what is forgotten is the head too")
+        log = trackers.following(
+            config.report_to if first else (), folder, _name(arm, seed), config.recorded(arm, seed)
+        )
+        follow = stack.enter_context(log)
+
+        def observe(step: int) -> None:
+            if first:
+                seen = _evaluate(model, held_out, config, "mean_cosine", arm)
+                say(f"{_name(arm, seed)}: {history.add(step, seen)}")
+                follow(step, {"held_out/perplexity": seen.perplexity, **_layers(seen)})
+
+        def report(step: int, numbers: Mapping[str, float]) -> None:
+            history.count(numbers)
+            follow(step, {f"train/{name}": value for name, value in numbers.items()})
+
+        seconds = train(
+            model,
+            lambda step: text.training.batch(config.batch_size, step, seed, config.device),
+            schedule,
+            folder / STATE,
+            observe,
+            looks,
+            extra_state=Together(**parts),
+            save_every=config.save_every,
+            progress=progress,
+            update=Update(
+                _objective(handle, arm), config.micro_batch, config.precision == "bfloat16", seed, over_ranks(model)
+            ),
+            intervention=forgetting,
+            report=report,
+        )
+        if not first:
+            return {}
+        final = _evaluate(model, held_out, config, ["paper", "effective_rank"], arm)
+        say(f"{_name(arm, seed)}: {history.add(config.steps, final)}")
+        follow(config.steps, {"held_out/perplexity": final.perplexity, **_layers(final)})
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    if config.lora:
+        model = model.merge_and_unload()
+    model.config.use_cache = True
+    save_model(model, text.tokenizer, folder)
+    content = {
+        "kind": KIND,
+        **about,
+        "config": config.recorded(arm, seed),
+        "arm": arm.name,
+        "seed": seed,
+        "steps": config.steps,
+        "tokens": config.tokens,
+        "seconds": seconds,
+        "parameters": parameters,
+        **_numbers(final, text),
+        "history": history.entries,
+    }
+    with saving(folder):
+        final.condensation.save(folder / "condensation.npz")
+        # Written last: its presence says that the run is finished.
+        write_json(folder / RESULTS, content)
+    (folder / STATE).unlink(missing_ok=True)
+    return content
+
+
+class _History:
+    """What was seen along the way. It is saved with the state of the run, so that a run that goes on has all of it."""
+
+    def __init__(self, tokens_of_a_step: int) -> None:
+        self._tokens = tokens_of_a_step
+        self._sums: dict[str, float] = {}
+        self._steps = 0
+        self.entries: list[dict[str, Any]] = []
+
+    def count(self, numbers: Mapping[str, float]) -> None:
+        """Take in the numbers of an update."""
+        self._sums = {name: self._sums.get(name, 0.0) + value for name, value in numbers.items()}
+        self._steps += 1
+
+    def add(self, step: int, seen: HeldOut) -> str:
+        """Keep an evaluation, with the means of the updates since the last one; returns a line that tells of it."""
+        training = {name: total / self._steps for name, total in self._sums.items()}
+        self._sums, self._steps = {}, 0
+        means = seen.condensation.mean_cosine
+        entry = {
+            "step": step,
+            "tokens": step * self._tokens,
+            "perplexity": seen.perplexity,
+            "mean_cosine": means.tolist(),
+        }
+        self.entries.append({**entry, "training": training})
+        told = "".join(f", {name} {value:.4g}" for name, value in training.items() if name not in _UNTOLD)
+        return f"step {step}: perplexity {seen.perplexity:.2f}, mean cosine {float(means[1:].mean()):.3f}{told}"
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"entries": self.entries, "sums": self._sums, "steps": self._steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.entries, self._sums, self._steps = list(state["entries"]), state["sums"], state["steps"]
+
+
+_UNTOLD = ("learning_rate", "gradient_norm")
+
+
+def _make_model(config: TrainConfig, seed: int, tokenizer: Any) -> Any:
+    if config.init:
+        model, _ = build.from_weights(config.init, config.context)
+    else:
+        overrides = build.parse_overrides(config.override)
+        if config.n_inner:
+            overrides["n_inner"] = config.n_inner
+        model = build.from_scratch(
+            config.model, build.configure(config.model, overrides, config.context, tokenizer), seed
+        )
+    rows = len(model.get_input_embeddings().weight)
+    if len(tokenizer) > rows:
+        raise UserError(f"the tokenizer has {len(tokenizer)} tokens, the model embeds {rows}: give its own --tokenizer")
+    model.config.use_cache = False
+    if config.gradient_checkpointing:
+        build.checkpoint_activations(model)
+    if config.lora:
+        torch.manual_seed(seed)
+        model = build.adapt(model)
+    try:
+        return model.to(config.device)
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"the model does not fit into the memory of {config.device}") from error
+
+
+def _add(
+    model: Any, config: TrainConfig, arm: Arm, seed: int, stack: ExitStack
+) -> tuple[Attachment | None, ActiveForgetting | None]:
+    """Add to the model what makes the arm, until `stack` is left."""
+    handle = forgetting = None
+    if arm.formulation is not None:
+        loss = DispersionLoss(arm.formulation, pairs=parse_pairs(config.pairs, seed))
+        # Not added to the model's loss, so that the two terms can be told apart.
+        handle = stack.enter_context(attach(model, loss, arm.weight, parse_layers(config.layers), add_to_loss=False))
+    if arm.noise:
+        stack.enter_context(NoisyEmbedding(model, arm.noise))
+    if arm.forget_every:
+        forgetting = ActiveForgetting(model, arm.forget_every, config.steps, config.embedding_learning_rate, seed)
+    return handle, forgetting
+
+
+def _objective(handle: Attachment | None, arm: Arm) -> Objective:
+    def objective(model: Any, part: dict[str, Tensor], total: Tensor | None) -> dict[str, Tensor]:
+        documents = part.pop("documents")
+        if handle is None:
+            return {"cross entropy": model_loss(model, part, total)["the loss"]}
+        handle.documents = documents
+        entropy = model_loss(model, part, total)["the loss"]
+        return {"cross entropy": entropy, f"weighted {arm.formulation}": handle.weight * handle.loss()}
+
+    return objective
+
+
+def _evaluate(model: Any, held_out: Tensor, config: TrainConfig, metrics: str | Collection[str], arm: Arm) -> HeldOut:
+    batch_size = config.micro_batch or config.batch_size
+    return evaluate_windows(
+        model, held_out, metrics if isinstance(metrics, str) else list(metrics), arm.name, batch_size
+    )
+
+
+def _numbers(final: HeldOut, text: Text) -> dict[str, Any]:
+    """What the final evaluation adds to the results."""
+    condensation = final.condensation
+    return {
+        "perplexity": final.perplexity,
+        "bits_per_byte": final.bits_per_byte(text.bytes_per_token),
+        "mean_cosine": condensation.mean_cosine.tolist(),
+        "mean_cosine_off_diagonal": condensation.mean_cosine_off_diagonal.tolist(),
+        "effective_rank": condensation.metrics["effective_rank"].tolist(),
+        "spearman": plain(condensation.spearman),
+        "kendall": plain(condensation.kendall),
+    }
+
+
+def _layers(seen: HeldOut) -> dict[str, float]:
+    return {
+        f"mean_cosine/layer_{layer:02d}": value for layer, value in enumerate(seen.condensation.mean_cosine.tolist())
+    }
+
+
+def _name(arm: Arm, seed: int) -> str:
+    return f"{arm.name}-seed{seed}"
