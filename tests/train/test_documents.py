@@ -59,6 +59,14 @@ def test_equal_documents_are_on_one_side(tmp_path):
     assert any(held for _, held in found)
 
 
+def test_each_file_is_a_document(tmp_path):
+    for number in range(8):
+        (tmp_path / f"{number}.txt").write_text("\n".join(f"line {line} of book {number}" for line in range(50)))
+    found = list(opened(tmp_path, join="file").read())
+    assert [text for text, _ in found] == [file.read_text() for file in sorted(tmp_path.iterdir())]
+    assert [held for _, held in found].count(True) == 1
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 def test_lines_of_a_text_are_joined_and_nothing_is_lost(novel, streaming):
     found = list(opened(novel, streaming=streaming).read())
@@ -92,6 +100,8 @@ def test_a_changed_file_is_told_from_the_one_before(stories):
         ("./nowhere.txt", {}, "no such file or folder"),
         ("embedded", {"join": "yes"}, "leave --join and --streaming out"),
         ("embedded", {"held_out": 0.0}, "--held-out 0.0: a share of the text between 0 and 1"),
+        (__file__, {"join": "file"}, "must be a folder"),
+        ("embedded", {"join": "file"}, "leave --join and --streaming out"),
         ("embedded", {"join": "perhaps"}, "--join 'perhaps' is not known"),
     ],
 )

@@ -75,8 +75,17 @@ def load(source: str, field: str | None = None) -> Records:
         near = difflib.get_close_matches(source, NAMES, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise UserError(f"texts {source!r}: no such file or folder; {hint}the named data sets are {', '.join(NAMES)}")
+    return Records(source, [text for file in find_files(path) for text in layouts.read(file, field)])
+
+
+def find_files(path: Path) -> list[Path]:
+    """The file itself, or the files of a folder that have a layout that is read here, in the order of their names.
+
+    Raises:
+        UserError: a folder holds none.
+    """
     if not path.is_dir():
-        return Records(source, layouts.read(path, field))
+        return [path]
     files = [
         file
         for file in sorted(path.rglob("*"))
@@ -85,8 +94,8 @@ def load(source: str, field: str | None = None) -> Records:
         and not any(part.startswith(".") for part in file.relative_to(path).parts)
     ]
     if not files:
-        raise UserError(f"texts {source!r}: the folder holds no file that ends in {', '.join(layouts.SUFFIXES)}")
-    return Records(source, [text for file in files for text in layouts.read(file, field)])
+        raise UserError(f"texts '{path}': the folder holds no file that ends in {', '.join(layouts.SUFFIXES)}")
+    return files
 
 
 def _paragraphs() -> list[str]:

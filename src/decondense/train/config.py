@@ -61,7 +61,7 @@ class TrainConfig:
     """Field that holds the text. By default the first there is of text, long_answer, context, story, content."""
 
     join: str = "auto"
-    """Whether records that follow one another are joined to documents: yes, no, or auto: those of wikitext and of text files are."""
+    """Whether records that follow one another are one document: yes, no, file (all of a file are), auto (those of wikitext and of text files)."""
 
     streaming: bool = False
     """Read no more of SOURCE than the run needs, record by record, for what does not fit on the disk or into memory."""

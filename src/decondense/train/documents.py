@@ -17,7 +17,7 @@ from decondense import hub
 from decondense.errors import UserError, choose, require
 from decondense.texts import embedded, layouts, sources
 
-JOIN = ("auto", "yes", "no")
+JOIN = ("auto", "yes", "no", "file")
 # Words of a joined document, where a source has enough of them.
 JOINED_WORDS = 4096
 _BUILDERS = {"jsonl": "json", "json": "json", "csv": "csv", "tsv": "csv", "parquet": "parquet"}
@@ -46,7 +46,8 @@ def open_documents(source: str, field: str | None, join: str, streaming: bool, h
     Args:
         source: "embedded"; a named data set of `texts.sources`; the path of a file or folder; a data set of the hub, NAME or NAME:CONFIGURATION.
         field: that holds the text, where records have fields.
-        join: "yes": records that follow one another are joined; "no": each is a document; "auto": WikiText and text files are joined.
+        join: "yes": records that follow one another are joined; "no": each is a document; "file": all of a file are one, as of a novel;
+            "auto": WikiText and text files are joined.
         streaming: read records one by one as they are needed (by `datasets`), and keep no other.
         held_out: share of the text that is held out, by whole documents, chosen by a hash of their text, so that equal ones are on one side.
 
@@ -59,7 +60,7 @@ def open_documents(source: str, field: str | None, join: str, streaming: bool, h
         raise UserError(f"--held-out {held_out}: a share of the text between 0 and 1 is expected, such as 0.1")
     how = {"field": field, "held_out": held_out}
     if source == sources.EMBEDDED:
-        if join == "yes" or streaming:
+        if join in ("yes", "file") or streaming:
             raise UserError("--texts embedded is small and has whole documents: leave --join and --streaming out")
         return Documents(
             source, {"python": platform.python_version(), "held_out": held_out}, False, _embedded(held_out)
@@ -67,9 +68,14 @@ def open_documents(source: str, field: str | None, join: str, streaming: bool, h
     path = Path(source).expanduser()
     local = source not in sources.HUB and path.exists()
     joined = join == "yes" or (join == "auto" and (source == "wikitext" or (local and _is_prose(path))))
-    identity: dict[str, Any] = {**how, "joined": joined}
+    whole_files = join == "file"
+    if whole_files and (streaming or not (local and path.is_dir())):
+        raise UserError(
+            f"--join file makes a document of each file: --texts {source} must be a folder, without --streaming"
+        )
+    identity: dict[str, Any] = {**how, "joined": join if whole_files else joined}
     if local:
-        files = [file for file in sorted(path.rglob("*")) if file.is_file()] if path.is_dir() else [path]
+        files = sources.find_files(path)
         stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         identity["files"] = stats
     else:
@@ -79,6 +85,8 @@ def open_documents(source: str, field: str | None, join: str, streaming: bool, h
         if streaming:
             texts = _stream(source, files if local else None, field)
             return _split_stream(_joined(texts, JOINED_WORDS) if joined else texts, held_out)
+        if whole_files:
+            return _split(source, ["\n".join(layouts.read(file, field)) for file in files], held_out)
         if local or source in sources.HUB or not _may_be_on_hub(source):
             records: Iterable[str] = sources.load(source, field)
         else:
@@ -169,10 +177,9 @@ def _stream(source: str, files: Sequence[Path] | None, field: str | None, stream
         datasets.disable_progress_bars()
     given: dict[str, Any] = {}
     if files is not None:
-        readable = [file for file in files if file.name.endswith(layouts.SUFFIXES)] or list(files)
-        kind = readable[0].name.removesuffix(".gz").rpartition(".")[2].lower()
+        kind = files[0].name.removesuffix(".gz").rpartition(".")[2].lower()
         builder: str = _BUILDERS.get(kind, "text")
-        given = {"data_files": [str(file) for file in readable], **({"sep": "\t"} if kind == "tsv" else {})}
+        given = {"data_files": [str(file) for file in files], **({"sep": "\t"} if kind == "tsv" else {})}
     elif source in sources.HUB:
         builder, configuration, usual = sources.HUB[source]
         given, field = {"name": configuration}, field or usual

@@ -17,8 +17,9 @@ import torch
 from torch import nn
 
 from decondense.errors import UserError
+from decondense.ranks import rank
 from decondense.train.saving import save_state
-from decondense.train.update import Batch, Update, place
+from decondense.train.update import Batch, Update
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def train(
         progress(step + 1)
         report(step + 1, {**numbers, "learning_rate": optimizer.param_groups[0]["lr"], "gradient_norm": norm})
         if (step + 1) % save_every == 0 and step + 1 < schedule.steps:
-            if place()[0] == 0:
+            if rank() == 0:
                 state = {
                     "model": model.state_dict(),
                     "optimizer": optimizer.state_dict(),

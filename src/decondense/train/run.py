@@ -18,6 +18,7 @@ from decondense.errors import UserError
 from decondense.evaluate.heldout import HeldOut, evaluate_windows
 from decondense.files import plain, write_json
 from decondense.losses.module import DispersionLoss
+from decondense.ranks import rank
 from decondense.train import build, trackers
 from decondense.train.arms import Arm, parse_layers, parse_pairs
 from decondense.train.baselines import ActiveForgetting, NoisyEmbedding
@@ -25,7 +26,7 @@ from decondense.train.config import TrainConfig
 from decondense.train.data import Text
 from decondense.train.loop import Schedule, Together, train
 from decondense.train.saving import save_model, saving
-from decondense.train.update import Objective, Update, model_loss, over_ranks, place
+from decondense.train.update import Objective, Update, model_loss, over_ranks
 
 STATE = "state.pt"
 RESULTS = "results.json"
@@ -56,7 +57,7 @@ def run_arm(
     Raises:
         UserError: the model cannot be made or takes no such loss, training diverged, the disk is full.
     """
-    first = place()[0] == 0
+    first = rank() == 0
     if first:
         for leftover in folder.glob(".*.part*"):
             leftover.unlink()  # of a process that was killed while it wrote

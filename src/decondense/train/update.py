@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from decondense.batches import IGNORED_LABEL
 from decondense.errors import UserError
+from decondense.ranks import rank, world
 
 Batch = Tensor | Mapping[str, Tensor]
 """Token ids [batch, length]; or `input_ids`, `labels` and what else has a row for each of theirs, by name."""
@@ -57,18 +58,18 @@ class Update:
             UserError: fewer rows than ranks.
         """
         given = {"input_ids": batch, "labels": batch} if isinstance(batch, Tensor) else dict(batch)
-        rank, ranks = place()
+        own, ranks = rank(), world()
         rows, device = len(given["input_ids"]), given["input_ids"].device
         if rows < ranks:
             raise UserError(f"a batch of {rows} windows cannot be shared by {ranks} processes: each needs at least one")
-        parts = torch.arange(rank, rows, ranks, device=device).split(self.micro_batch or rows)
+        parts = torch.arange(own, rows, ranks, device=device).split(self.micro_batch or rows)
         whole = ranks == 1 and len(parts) == 1
         total = None if whole else (given["labels"][:, 1:] != IGNORED_LABEL).sum()
         runner: Any = model if self.wrapped is None else self.wrapped
         sums: dict[str, Tensor] = {}
         for number, part in enumerate(parts):
             if self.seed is not None:
-                torch.manual_seed(_mix(self.seed, step, rank, number))
+                torch.manual_seed(_mix(self.seed, step, own, number))
             # Ranks exchange gradients once, in the backward pass of their last part.
             waits = hasattr(runner, "no_sync") and number + 1 < len(parts)
             with runner.no_sync() if waits else contextlib.nullcontext():
@@ -86,16 +87,9 @@ class Update:
         return dict(zip(sums, values.tolist(), strict=True))
 
 
-def place() -> tuple[int, int]:
-    """Number of this process, and how many there are."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
-
-
 def over_ranks(model: nn.Module) -> nn.Module | None:
     """The model as `Update.wrapped` has it: all ranks of the launcher train it together; None where there is one."""
-    if place()[1] == 1:
+    if world() == 1:
         return None
     distributed = nn.parallel.DistributedDataParallel
     # Ranks may run different numbers of forward passes, in which buffers must not be exchanged. torch 2.13 has another name for it.
