@@ -1,0 +1,175 @@
+"""Folders of finished `decondense train` runs in, one file of results out: a row for each arm and seed, means with t intervals. Trains nothing.
+
+python -m decondense.studies.collected --study novels --out results/novels-tiny.json runs/novels-seed0 runs/novels-seed1
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from decondense.errors import UserError
+from decondense.evaluate.intervals import mean_interval, paired_difference
+from decondense.files import prepare_folder, write_json
+from decondense.report.tables import Column, Table
+from decondense.studies.twins import middle_layers
+from decondense.train.arms import BASELINE
+from decondense.train.config import TrainConfig
+
+# What differs from one run of a study to the next.
+_OF_A_RUN = ("arm", "seed", "formulation", "weight", "noise", "forget_every")
+_CURVE = ("step", "perplexity")
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """Gather runs of `decondense train` that differ in arm and seed alone into one file of results."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders of runs, or folders that hold such folders."""
+
+    study: str
+    """What the study is called in its results."""
+
+    out: Path
+    """The file to write."""
+
+    baseline: str = BASELINE
+    """The arm that the others are compared with, seed by seed."""
+
+
+def collect(folders: Sequence[Path], study: str, baseline: str = BASELINE) -> dict[str, Any]:
+    """The results of a study: its rows, and for each arm the mean of the seeds and the difference from `baseline`, paired by seed.
+
+    Raises:
+        UserError: a folder holds no finished run; runs differ in more than arm and seed; an arm lacks a seed that another has.
+    """
+    runs = [run for folder in folders for run in _read(folder)]
+    first, *others = runs
+    for other in others:
+        differing = [name for name, value in _shared(first).items() if _shared(other).get(name) != value]
+        if differing:
+            raise UserError(
+                f"run {other['folder']}: differs from {first['folder']} in {', '.join(differing)}, so that they are no one study"
+            )
+    arms = {name: {run["seed"]: run for run in runs if run["arm"] == name} for name in (run["arm"] for run in runs)}
+    if baseline not in arms:
+        raise UserError(f"--baseline {baseline}: there is no such arm among {', '.join(arms)}")
+    for name, of_seed in arms.items():
+        missing = sorted(set(arms[baseline]) ^ set(of_seed))
+        if missing:
+            raise UserError(f"arms {baseline} and {name}: only one of them has seed {', '.join(map(str, missing))}")
+    rows = [_row(run) for run in sorted(runs, key=lambda run: (list(arms).index(run["arm"]), run["seed"]))]
+    return {
+        "study": study,
+        "command": command(first["config"], list(arms), sorted(arms[baseline])),
+        "commit": first["commit"],
+        "provenance": first["provenance"],
+        "texts_digest": first["texts_digest"],
+        "steps": first["steps"],
+        "tokens": first["tokens"],
+        "parameters": first["parameters"],
+        "rows": rows,
+        "summary": [_summary(name, rows, baseline) for name in arms],
+    }
+
+
+def command(config: Mapping[str, Any], arms: Sequence[str], seeds: Sequence[int]) -> str:
+    """The command that makes such runs again; of the text's path its name alone is told."""
+    usual = dataclasses.asdict(TrainConfig().filled(None))
+    options = []
+    for name, value in config.items():
+        parts = list(value) if isinstance(value, list | tuple) else [value]
+        before = list(usual[name]) if isinstance(usual.get(name), tuple) else [usual.get(name)]
+        # Tokens follow from the steps.
+        if name in usual and name not in _OF_A_RUN and name != "tokens" and parts != before:
+            parts = [Path(value).name] if name == "texts" else parts
+            options.append(f"--{name.replace('_', '-')} {' '.join(shlex.quote(str(part)) for part in parts)}")
+    options.append(f"--arms {' '.join(arms)}")
+    return " ".join(["decondense train", *options, f"--seed {seeds[0]} --seeds {len(seeds)}"])
+
+
+def table(results: Mapping[str, Any]) -> Table:
+    """The summary as a table; half a 95 % interval after ±."""
+    columns: list[Column | str] = ["arm", "seeds", "bits a byte", "difference", "perplexity", "middle layers"]
+    rows = []
+    for one in results["summary"]:
+        difference = one.get("bits_per_byte_difference")
+        rows.append(
+            [
+                one["arm"],
+                str(one["bits_per_byte"]["count"]),
+                _told(one["bits_per_byte"], ".4f"),
+                "" if difference is None else _told(difference, "+.4f"),
+                _told(one["perplexity"], ".2f"),
+                _told(one["mean_cosine_middle"], ".3f"),
+            ]
+        )
+    return Table(columns, rows)
+
+
+def _told(estimate: Mapping[str, Any], form: str) -> str:
+    text = format(estimate["mean"], form)
+    return text if estimate["high"] is None else f"{text} ±{estimate['high'] - estimate['mean']:{form.lstrip('+')}}"
+
+
+def _read(folder: Path) -> list[dict[str, Any]]:
+    files = (
+        [folder / "results.json"] if (folder / "model.safetensors").is_file() else sorted(folder.glob("*/results.json"))
+    )
+    found = []
+    for file in files:
+        try:
+            run = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file}: cannot be read ({error})") from error
+        if run.get("kind") == "training":
+            found.append({**run, "folder": str(file.parent)})
+    if not found:
+        raise UserError(f"{folder}: holds no finished run of decondense train")
+    return found
+
+
+def _shared(run: Mapping[str, Any]) -> dict[str, Any]:
+    config = {name: value for name, value in run["config"].items() if name not in _OF_A_RUN}
+    return {"texts_digest": run["texts_digest"], "commit": run["commit"], **config}
+
+
+def _row(run: Mapping[str, Any]) -> dict[str, Any]:
+    kept = ("arm", "seed", "steps", "tokens", "seconds", "perplexity", "bits_per_byte", "mean_cosine", "effective_rank")
+    return {
+        **{name: run[name] for name in kept},
+        "weight": run["config"]["weight"],
+        "mean_cosine_middle": middle_layers(run["mean_cosine"]),
+        "history": [{name: entry[name] for name in _CURVE} for entry in run["history"]],
+    }
+
+
+def _summary(arm: str, rows: Sequence[Mapping[str, Any]], baseline: str) -> dict[str, Any]:
+    told: dict[str, Any] = {"arm": arm}
+    for name in ("bits_per_byte", "perplexity", "mean_cosine_middle"):
+        values, before = ([row[name] for row in rows if row["arm"] == which] for which in (arm, baseline))
+        told[name] = dataclasses.asdict(mean_interval(values))
+        if arm != baseline:
+            told[f"{name}_difference"] = dataclasses.asdict(paired_difference(values, before))
+    return told
+
+
+def main(config: CollectConfig) -> None:
+    """Write what `collect` gives and print its table."""
+    results = collect(config.runs, config.study, config.baseline)
+    prepare_folder(config.out.parent)
+    write_json(config.out, results)
+    print(table(results).plain())
+    print(f"wrote {config.out}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(CollectConfig))
