@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ from decondense.report.tables import Column, Table
 from decondense.studies.provenance import provenance
 from decondense.train import build, data
 from decondense.train.arms import Arm
-from decondense.train.config import TrainConfig
+from decondense.train.config import RunConfig, TrainConfig
 from decondense.train.documents import open_documents
-from decondense.train.run import KIND, RESULTS, run_arm
+from decondense.train.run import KIND, RESULTS, Aim, plain_aim, run_arm
 
 __all__ = ["TrainConfig", "run"]
 
@@ -37,48 +37,68 @@ def run(config: TrainConfig) -> None:
     """
     with processes.joined() as first:
         config.check()
-        config, text = _prepare(config, first)
-        jobs = [(arm, seed) for seed in range(config.seed, config.seed + config.seeds) for arm in config.all_arms()]
-        places = [config.out / f"{arm.name}-seed{seed}" if config.several else config.out for arm, seed in jobs]
-        origin = provenance()
-        about = {"version": __version__, "commit": origin["commit"], "provenance": origin, "texts_digest": text.digest}
-        own = {"texts_digest": text.digest, **config.recorded(None if config.several else jobs[0][0], config.seed)}
-        with folders.claimed(config.out, KIND, own) if first else contextlib.nullcontext():
-            for (arm, seed), folder in zip(jobs, places, strict=True):
-                if first and config.several:
-                    recorded = {"texts_digest": text.digest, **config.recorded(arm, seed)}
-                    claim_folder(folder, {"kind": KIND, "version": __version__, **recorded})
-                processes.together()
-                if not (folder / RESULTS).is_file():
-                    _tell(arm, config, first)
-                    with _bar(f"{arm.name}-seed{seed}", config.steps, first) as (say, progress):
-                        run_arm(folder, config, arm, seed, text, about, say, progress)
-                processes.together()
-            if first:
-                _finish(config, [_read(folder) for folder in places])
+        tokenizer = positions = None
+        if config.init:
+            model, tokenizer = build.from_weights(config.init, context=2)
+            positions = build.positions(model.config)
+            del model
+        if config.tokenizer:
+            tokenizer = build.load_tokenizer(config.tokenizer)
+        config = config.filled(positions)
+        train_arms(config, open_text(config, tokenizer, config.vocabulary, first), first)
 
 
-def _prepare(config: TrainConfig, first: bool) -> tuple[TrainConfig, data.Text]:
-    """The configuration with its defaults filled in, and the text, tokenised by the first process."""
-    tokenizer = positions = None
-    if config.init:
-        model, tokenizer = build.from_weights(config.init, context=2)
-        positions = build.positions(model.config)
-        del model
-    if config.tokenizer:
-        tokenizer = build.load_tokenizer(config.tokenizer)
-    config = config.filled(positions)
+def train_arms(
+    config: RunConfig,
+    text: data.Text,
+    first: bool,
+    aim: Aim = plain_aim,
+    about: Callable[[], Mapping[str, Any]] = dict,
+) -> None:
+    """Train each arm with each seed in its folder, but for those that are finished, and print what came out of all.
+
+    Args:
+        config: with all defaults filled in.
+        text: what to train and evaluate on.
+        first: whether this is the first process, which alone writes and prints.
+        aim: what is minimised.
+        about: gives what goes into the results as it is; asked where something is left to train.
+    """
+    jobs = [(arm, seed) for seed in range(config.seed, config.seed + config.seeds) for arm in config.all_arms()]
+    places = [config.out / f"{arm.name}-seed{seed}" if config.several else config.out for arm, seed in jobs]
+    origin = provenance()
+    told = {"version": __version__, "commit": origin["commit"], "provenance": origin, "texts_digest": text.digest}
+    own = {"texts_digest": text.digest, **config.recorded(None if config.several else jobs[0][0], config.seed)}
+    with folders.claimed(config.out, KIND, own) if first else contextlib.nullcontext():
+        if not all((folder / RESULTS).is_file() for folder in places):
+            told |= about()
+        for (arm, seed), folder in zip(jobs, places, strict=True):
+            if first and config.several:
+                recorded = {"texts_digest": text.digest, **config.recorded(arm, seed)}
+                claim_folder(folder, {"kind": KIND, "version": __version__, **recorded})
+            processes.together()
+            if not (folder / RESULTS).is_file():
+                _tell(arm, config, first)
+                with _bar(f"{arm.name}-seed{seed}", config.steps, first) as (say, progress):
+                    run_arm(folder, config, arm, seed, text, told, say, progress, aim)
+            processes.together()
+        if first:
+            _finish(config, [_read(folder) for folder in places])
+
+
+def open_text(config: RunConfig, tokenizer: Any, vocabulary: int, first: bool) -> data.Text:
+    """The text of a run, tokenised by the first process; without a tokenizer one of `vocabulary` tokens is trained on it."""
     documents = open_documents(config.texts, config.field, config.join, config.streaming, config.held_out)
     cache = config.cache or data.default_cache()
     enough = (config.tokens, config.evaluation_windows * config.context)
     if first:
-        data.prepare(documents, tokenizer, config.vocabulary, cache, *enough)
+        data.prepare(documents, tokenizer, vocabulary, cache, *enough)
     processes.together()
-    entry = data.prepare(documents, tokenizer, config.vocabulary, cache, *enough)
-    return config, data.open_text(entry, tokenizer, config.context, config.evaluation_windows)
+    entry = data.prepare(documents, tokenizer, vocabulary, cache, *enough)
+    return data.open_text(entry, tokenizer, config.context, config.evaluation_windows)
 
 
-def _tell(arm: Arm, config: TrainConfig, first: bool) -> None:
+def _tell(arm: Arm, config: RunConfig, first: bool) -> None:
     """Say before the training what its reader might not expect."""
     if first and arm.forget_every >= config.steps:
         print(
@@ -105,8 +125,8 @@ def _read(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged: remove it to train that run again") from error
 
 
-def _finish(config: TrainConfig, found: list[dict[str, Any]]) -> None:
-    """Print the numbers of the runs, and write those of several into one file."""
+def _finish(config: RunConfig, found: list[dict[str, Any]]) -> None:
+    """Print the numbers of the runs, and of the teacher where they had one, and write those of several into one file."""
     columns: list[Column | str] = [
         "arm",
         Column("seed", "d"),
@@ -117,10 +137,11 @@ def _finish(config: TrainConfig, found: list[dict[str, Any]]) -> None:
         Column("seconds", ".0f"),
     ]
     rows = []
-    for one in found:
+    teacher = [{"arm": "teacher", **found[0]["teacher"]}] if "teacher" in found[0] else []
+    for one in [*teacher, *found]:
         layers = one["mean_cosine"][1:]
-        cosines = [layers[-1], sum(layers) / len(layers)]
-        rows.append([one["arm"], one["seed"], one["perplexity"], one["bits_per_byte"], *cosines, one["seconds"]])
+        numbers = [one["perplexity"], one["bits_per_byte"], layers[-1], sum(layers) / len(layers)]
+        rows.append([one["arm"], one.get("seed"), *numbers, one.get("seconds")])
     print(f"on held-out text, after {config.steps} steps of {config.batch_size * config.context} tokens:")
     print(Table(columns, rows).plain())
     if config.several:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -36,22 +36,24 @@ class Arm:
     forget_every: int = 0
 
 
-def parse_arm(text: str, weight: float, noise: float, forget_every: int) -> Arm:
+def parse_arm(text: str, weight: float, noise: float, forget_every: int, plain: Sequence[str] = (BASELINE,)) -> Arm:
     """The arm that NAME or NAME=VALUE stands for; without a value it has the one that is given here, or the usual one where that is 0.
+
+    To arms with the names of `plain` nothing is added.
 
     >>> parse_arm("effective_rank=0.03", weight=0.1, noise=0.0, forget_every=0)
     Arm(name='effective_rank-0.03', formulation='effective_rank', weight=0.03, noise=0.0, forget_every=0)
     """
     name, equals, given = text.partition("=")
-    choose("--arms", name, [BASELINE, NOISE, FORGETTING, *FORMULATIONS])
+    choose("--arms", name, [*plain, NOISE, FORGETTING, *FORMULATIONS])
     try:
         value = float(given) if equals else None
     except ValueError:
         raise UserError(f"--arms {text}: {given!r} is not a number") from None
     label = text.replace("=", "-")
-    if name == BASELINE:
+    if name in plain:
         if equals:
-            raise UserError(f"--arms {text}: {BASELINE} has no value")
+            raise UserError(f"--arms {text}: {name} has no value")
         return Arm(label)
     if name == NOISE:
         alpha = value if value is not None else noise or 5.0

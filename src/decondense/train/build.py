@@ -52,7 +52,7 @@ def load_tokenizer(name: str) -> Any:
         raise UserError(f"--tokenizer {name}: cannot be loaded ({reason or first.rstrip('.:')})") from error
 
 
-def configure(name: str, overrides: dict[str, Any], context: int, tokenizer: Any) -> Any:
+def configure(name: str, overrides: dict[str, Any], context: int, tokenizer: Any, what: str = "--model") -> Any:
     """The configuration of a model that is trained from scratch.
 
     Args:
@@ -61,6 +61,7 @@ def configure(name: str, overrides: dict[str, Any], context: int, tokenizer: Any
         overrides: of its entries.
         context: tokens of a window, which it must be able to take.
         tokenizer: whose vocabulary it gets, unless `overrides` say otherwise.
+        what: the option that gave `name`.
 
     Raises:
         UserError: there is no such model or entry, or the context is too long for it.
@@ -73,39 +74,44 @@ def configure(name: str, overrides: dict[str, Any], context: int, tokenizer: Any
         still = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
         ours |= {"n_embd": 128, "n_layer": 6, "n_head": 4, "n_positions": context, **still}
     kind = "gpt2" if name == TINY else name
-    with _explained(f"--model {name}"):
+    with _explained(f"{what} {name}"):
         if kind in transformers.CONFIG_MAPPING:
             _check_names(name, transformers.AutoConfig.for_model(kind), overrides)
             config = transformers.AutoConfig.for_model(kind, **{**ours, **overrides})
         else:
             known = ", ".join([TINY, "gpt2", "llama", "qwen3"])
-            config = _stored(name, known, transformers)
+            config = _stored(name, known, transformers, what)
             _check_names(name, config, overrides)
             for entry, value in {**ours, **overrides}.items():
                 setattr(config, entry, value)
-    check_context(f"--model {name}", config, context)
+    check_context(f"{what} {name}", config, context)
     return config
 
 
-def from_scratch(name: str, config: Any, seed: int) -> Any:
+def from_scratch(name: str, config: Any, seed: int, what: str = "--model") -> Any:
     """A causal language model with new weights, drawn from `seed`."""
     transformers = require("transformers", extra="hf")
     torch.manual_seed(seed)
-    with _explained(f"--model {name}"):
+    with _explained(f"{what} {name}"):
         return _named_loss(transformers.AutoModelForCausalLM.from_config(config))
 
 
-def from_weights(name: str, context: int) -> tuple[Any, Any]:
+def from_weights(name: str, context: int, what: str = "--init") -> tuple[Any, Any]:
     """A causal language model with the weights it was saved with, in float32, and its tokenizer.
 
     Raises:
         UserError: there is none, it is of another kind, or the context is too long for it.
     """
     model, tokenizer = models.load(name, dtype="float32")
-    if model.config.is_encoder_decoder or model.get_output_embeddings() is None:
-        raise UserError(f"--init {name}: is a {type(model).__name__}, and a causal language model is expected")
-    check_context(f"--init {name}", model.config, context)
+    check_causal(f"{what} {name}", model)
+    check_context(f"{what} {name}", model.config, context)
     return _named_loss(model), tokenizer
+
+
+def check_causal(what: str, model: Any) -> None:
+    """Raise `UserError` where a model is no causal language model."""
+    if model.config.is_encoder_decoder or model.get_output_embeddings() is None:
+        raise UserError(f"{what}: is a {type(model).__name__}, and a causal language model is expected")
 
 
 def positions(config: Any) -> int | None:
@@ -149,7 +155,7 @@ def _named_loss(model: Any) -> Any:
     return model
 
 
-def _stored(name: str, known: str, transformers: Any) -> Any:
+def _stored(name: str, known: str, transformers: Any, what: str) -> Any:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return transformers.AutoConfig.from_pretrained(folder)
@@ -161,7 +167,7 @@ def _stored(name: str, known: str, transformers: Any) -> Any:
     except hub.failures() as error:
         reason = hub.refusal(error) or "the hub has no configuration of it"
         raise UserError(
-            f"--model {name!r}: {hint}no folder of that name is here, and {reason}; "
+            f"{what} {name!r}: {hint}no folder of that name is here, and {reason}; "
             f"known without the hub are {known} and other model types of transformers"
         ) from error
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import torch
 import tyro
@@ -25,34 +26,19 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 # What the numbers of a run do not depend on.
 _NOT_RECORDED = ("out", "cache", "report_to", "save_every")
 _OF_AN_ARM = ("arms", "seeds", "seed", "formulation", "weight", NOISE, FORGETTING)
+Config = TypeVar("Config", bound="RunConfig")
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """Train a causal language model with a loss against condensation, or with a baseline, and see what it did.
+class RunConfig:
+    """What every command that trains can be told: text, length and speed, what is added to its objective, arms and seeds, and where it is kept."""
 
-    Without options it trains a tiny GPT-2 on the embedded corpus, in a minute or two. --model trains from scratch, --init goes on from a model.
-    The folder --out gets the model, as transformers loads it, results.json and condensation.npz (as measured on held-out text). The same command
-    goes on where it was stopped, and ends with the same weights. Started by torchrun, its processes share each batch.
-    """
+    plain_arms: ClassVar[tuple[str, ...]] = (BASELINE,)
+    """Names of arms to which nothing is added; the first is the arm of `--formulation` for none."""
 
-    model: Annotated[str, tyro.conf.arg(metavar="NAME")] = TINY
-    """Train from scratch: tiny, a model type of transformers (gpt2, llama, qwen3) in its default size, a folder with config.json, or a hub name."""
-
-    override: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")] = ()
-    """Entries of the configuration of --model to change, as n_layer=4 n_embd=256."""
-
-    n_inner: Annotated[int, tyro.conf.arg(metavar="WIDTH")] = 0
-    """Features inside a GPT-2 block's MLP (the paper's figure 3), short for --override n_inner=WIDTH; 0 = as configured."""
-
-    init: Annotated[str, tyro.conf.arg(metavar="MODEL")] = ""
-    """Go on from this model instead (mid-training): a hub name, NAME@REVISION, or a folder."""
-
-    tokenizer: Annotated[str, tyro.conf.arg(metavar="NAME")] = ""
-    """Folder or hub name. By default that of --init, or from scratch a byte-level BPE trained on the training text."""
-
-    vocabulary: int = 1024
-    """Tokens of that BPE."""
+    weights_option: ClassVar[str] = "--init"
+    architecture_option: ClassVar[str] = "--model"
+    """What gave `weights` and the name in `architecture`, for messages."""
 
     texts: Annotated[str, tyro.conf.arg(metavar="SOURCE")] = "embedded"
     """embedded (no download), wikitext, pubmed, imdb, squad, NAME or NAME:CONFIGURATION on the hub, or PATH of a file or folder."""
@@ -100,7 +86,7 @@ class TrainConfig:
     """float32, or bfloat16 (autocast; weights stay float32); auto = bfloat16 on a CUDA device that has it."""
 
     formulation: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """Loss on hidden states, a row of docs/losses.md, or cross_entropy for none. By default dispersion; none beside a baseline."""
+    """Loss on hidden states, of docs/losses.md; cross_entropy (distill: distillation) for none. By default dispersion, none beside baselines."""
 
     weight: float = 0.1
     """Of that loss. Below 0 it condenses."""
@@ -158,21 +144,9 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raise `UserError` at a value that cannot be run, before anything is read or written; warn of one that is hardly meant."""
-        least = {
-            "steps": 1,
-            "tokens": 0,
-            "batch_size": 1,
-            "micro_batch": 0,
-            "context": 0,
-            "n_inner": 0,
-            "seeds": 1,
-            "seed": 0,
-        }
+        least = {"steps": 1, "tokens": 0, "batch_size": 1, "micro_batch": 0, "context": 0, "seeds": 1, "seed": 0}
         least |= {"evaluate_every": 0, "evaluation_windows": 1, "save_every": 1, FORGETTING: 0}
-        least |= {"vocabulary": SMALLEST_VOCABULARY}
-        for name, smallest in least.items():
-            if getattr(self, name) < smallest:
-                raise UserError(f"{_option(name)} {getattr(self, name)}: must be at least {smallest}")
+        self.check_least(least)
         for name in ("learning_rate", "weight_decay", NOISE, "embedding_learning_rate"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"{_option(name)} {getattr(self, name)}: expected a finite number of at least 0")
@@ -182,15 +156,10 @@ class TrainConfig:
             raise UserError(f"--warmup {self.warmup}: expected a share of the steps, from 0 to 1")
         if self.context == 1:
             raise UserError("--context 1: a window needs at least 2 tokens, one to predict from the other")
-        if self.init and (self.model != TINY or self.override or self.n_inner):
-            raise UserError(
-                "--init goes on from a model as it is: leave --model, --override and --n-inner out, or --init"
-            )
         choose("--join", self.join, JOIN)
         choose("--precision", self.precision, PRECISIONS)
         for name in self.report_to:
             choose("--report-to", name, TRACKERS)
-        parse_overrides(self.override)
         parse_layers(self.layers)
         parse_pairs(self.pairs, seed=0)
         choose_device(self.device)
@@ -207,6 +176,22 @@ class TrainConfig:
         if twice:
             raise UserError(f"--arms {twice[0]} was given twice: once is enough")
 
+    def check_least(self, least: Mapping[str, int]) -> None:
+        """Raise `UserError` where an option is below the value given for it."""
+        for name, smallest in least.items():
+            if getattr(self, name) < smallest:
+                raise UserError(f"{_option(name)} {getattr(self, name)}: must be at least {smallest}")
+
+    @property
+    def weights(self) -> str:
+        """Name of the model that is gone on from; empty where one is made from scratch."""
+        raise NotImplementedError
+
+    @property
+    def architecture(self) -> tuple[str, dict[str, Any]]:
+        """Name of the model that is made from scratch, and the entries of its configuration that are changed."""
+        raise NotImplementedError
+
     @property
     def several(self) -> bool:
         """Whether there is a folder for each run."""
@@ -215,22 +200,24 @@ class TrainConfig:
     def all_arms(self) -> list[Arm]:
         """What `--arms` names; without it the one arm that the other options make."""
         if self.arms:
-            return [parse_arm(text, self.weight, self.noisy_embedding, self.active_forgetting) for text in self.arms]
+            values = (self.weight, self.noisy_embedding, self.active_forgetting)
+            return [parse_arm(text, *values, self.plain_arms) for text in self.arms]
+        nothing = self.plain_arms[0]
         baseline = bool(self.noisy_embedding or self.active_forgetting)
-        formulation = self.formulation or (BASELINE if baseline else "dispersion")
+        formulation = self.formulation or (nothing if baseline else "dispersion")
         parts = [NOISE] * bool(self.noisy_embedding) + [FORGETTING] * bool(self.active_forgetting)
-        if formulation == BASELINE:
-            return [Arm("+".join(parts) or BASELINE, None, 0.0, self.noisy_embedding, self.active_forgetting)]
-        choose("--formulation", formulation, [BASELINE, *FORMULATIONS])
+        if formulation == nothing:
+            return [Arm("+".join(parts) or nothing, None, 0.0, self.noisy_embedding, self.active_forgetting)]
+        choose("--formulation", formulation, [nothing, *FORMULATIONS])
         name = "+".join([formulation, *parts])
         return [Arm(name, formulation, self.weight, self.noisy_embedding, self.active_forgetting)]
 
-    def filled(self, positions: int | None) -> TrainConfig:
-        """The same with every default that depends on something filled in; `positions`: tokens that the model of --init can take."""
+    def filled(self: Config, positions: int | None) -> Config:
+        """The same with every default that depends on something filled in; `positions`: tokens that the models can take."""
         device = choose_device(self.device)
-        context = self.context or (min(1024, positions or 1024) if self.init else 128)
+        context = self.context or min(1024 if self.weights else 128, positions or 1024)
         steps = math.ceil(self.tokens / (self.batch_size * context)) if self.tokens else self.steps
-        learning_rate = self.learning_rate or (5e-5 if self.init else 2e-3)
+        learning_rate = self.learning_rate or (5e-5 if self.weights else 2e-3)
         half = device.type == "cuda" and torch.cuda.is_bf16_supported()
         return dataclasses.replace(
             self,
@@ -251,6 +238,57 @@ class TrainConfig:
             return shared
         told = {name: value for name, value in dataclasses.asdict(arm).items() if name != "name"}
         return {**shared, "arm": arm.name, **told, "seed": seed}
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model is trained, and on which tokens."""
+
+    model: Annotated[str, tyro.conf.arg(metavar="NAME")] = TINY
+    """Train from scratch: tiny, a model type of transformers (gpt2, llama, qwen3) in its default size, a folder with config.json, or a hub name."""
+
+    override: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")] = ()
+    """Entries of the configuration of --model to change, as n_layer=4 n_embd=256."""
+
+    n_inner: Annotated[int, tyro.conf.arg(metavar="WIDTH")] = 0
+    """Features inside a GPT-2 block's MLP (the paper's figure 3), short for --override n_inner=WIDTH; 0 = as configured."""
+
+    init: Annotated[str, tyro.conf.arg(metavar="MODEL")] = ""
+    """Go on from this model instead (mid-training): a hub name, NAME@REVISION, or a folder."""
+
+    tokenizer: Annotated[str, tyro.conf.arg(metavar="NAME")] = ""
+    """Folder or hub name. By default that of --init, or from scratch a byte-level BPE trained on the training text."""
+
+    vocabulary: int = 1024
+    """Tokens of that BPE."""
+
+
+@dataclass(frozen=True)
+class TrainConfig(RunConfig, ModelOptions):
+    """Train a causal language model with a loss against condensation, or with a baseline, and see what it did.
+
+    Without options it trains a tiny GPT-2 on the embedded corpus, in a minute or two. --model trains from scratch, --init goes on from a model.
+    The folder --out gets the model, as transformers loads it, results.json and condensation.npz (as measured on held-out text). The same command
+    goes on where it was stopped, and ends with the same weights. Started by torchrun, its processes share each batch.
+    """
+
+    def check(self) -> None:
+        self.check_least({"n_inner": 0, "vocabulary": SMALLEST_VOCABULARY})
+        if self.init and (self.model != TINY or self.override or self.n_inner):
+            raise UserError(
+                "--init goes on from a model as it is: leave --model, --override and --n-inner out, or --init"
+            )
+        parse_overrides(self.override)
+        super().check()
+
+    @property
+    def weights(self) -> str:
+        return self.init
+
+    @property
+    def architecture(self) -> tuple[str, dict[str, Any]]:
+        overrides = parse_overrides(self.override)
+        return self.model, {**overrides, "n_inner": self.n_inner} if self.n_inner else overrides
 
 
 def _option(name: str) -> str:

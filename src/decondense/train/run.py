@@ -6,7 +6,7 @@ A finished run is a folder that `AutoModelForCausalLM` loads, with `results.json
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from decondense.ranks import rank
 from decondense.train import build, trackers
 from decondense.train.arms import Arm, parse_layers, parse_pairs
 from decondense.train.baselines import ActiveForgetting, NoisyEmbedding
-from decondense.train.config import TrainConfig
+from decondense.train.config import RunConfig
 from decondense.train.data import Text
 from decondense.train.loop import Schedule, Together, train
 from decondense.train.saving import save_model, saving
@@ -32,27 +32,42 @@ STATE = "state.pt"
 RESULTS = "results.json"
 KIND = "training"
 
+Aim = Callable[[Any, Arm, int], AbstractContextManager[Objective]]
+"""(model, arm, seed) -> what is minimised, but for the loss on hidden states; what this puts on the model is taken off at the end."""
+
+
+def cross_entropy(model: Any, part: dict[str, Tensor], total: Tensor | None) -> dict[str, Tensor]:
+    """The model's own loss, by its name."""
+    return {"cross entropy": model_loss(model, part, total)["the loss"]}
+
+
+def plain_aim(model: Any, arm: Arm, seed: int) -> AbstractContextManager[Objective]:
+    """The aim of `decondense train`: cross entropy."""
+    return nullcontext(cross_entropy)
+
 
 def run_arm(
     folder: Path,
-    config: TrainConfig,
+    config: RunConfig,
     arm: Arm,
     seed: int,
     text: Text,
     about: Mapping[str, Any],
     say: Callable[[str], None],
     progress: Callable[[int], None] = lambda step: None,
+    aim: Aim = plain_aim,
 ) -> dict[str, Any]:
     """Train one arm in its folder; returns the content of its `results.json`.
 
     Args:
         folder: exists, and holds nothing, or the state of this run.
-        config: with all defaults filled in (`TrainConfig.filled`).
+        config: with all defaults filled in (`RunConfig.filled`).
         arm, seed: which run it is.
         text: what to train and evaluate on.
         about: goes into the results as it is.
         say: is called with a line at each evaluation.
         progress: is called with the number of updates made so far.
+        aim: what is minimised.
 
     Raises:
         UserError: the model cannot be made or takes no such loss, training diverged, the disk is full.
@@ -68,6 +83,7 @@ def run_arm(
     looks = range(0, config.steps, config.evaluate_every) if config.evaluate_every else ()
     with ExitStack() as stack:
         handle, forgetting = _add(model, config, arm, seed, stack)
+        objective = _objective(handle, arm, stack.enter_context(aim(model, arm, seed)))
         parts = {"history": history} if handle is None else {"history": history, "handle": handle}
         if forgetting is not None and forgetting.tied:
             say(f"{_name(arm, seed)}: input and output embeddings are one matrix: what is forgotten is the head too")
@@ -96,9 +112,7 @@ def run_arm(
             extra_state=Together(**parts),
             save_every=config.save_every,
             progress=progress,
-            update=Update(
-                _objective(handle, arm), config.micro_batch, config.precision == "bfloat16", seed, over_ranks(model)
-            ),
+            update=Update(objective, config.micro_batch, config.precision == "bfloat16", seed, over_ranks(model)),
             intervention=forgetting,
             report=report,
         )
@@ -172,16 +186,13 @@ class _History:
 _UNTOLD = ("learning_rate", "gradient_norm")
 
 
-def _make_model(config: TrainConfig, seed: int, tokenizer: Any) -> Any:
-    if config.init:
-        model, _ = build.from_weights(config.init, config.context)
+def _make_model(config: RunConfig, seed: int, tokenizer: Any) -> Any:
+    if config.weights:
+        model, _ = build.from_weights(config.weights, config.context, config.weights_option)
     else:
-        overrides = build.parse_overrides(config.override)
-        if config.n_inner:
-            overrides["n_inner"] = config.n_inner
-        model = build.from_scratch(
-            config.model, build.configure(config.model, overrides, config.context, tokenizer), seed
-        )
+        name, overrides = config.architecture
+        model_config = build.configure(name, overrides, config.context, tokenizer, config.architecture_option)
+        model = build.from_scratch(name, model_config, seed, config.architecture_option)
     rows = len(model.get_input_embeddings().weight)
     if len(tokenizer) > rows:
         raise UserError(f"the tokenizer has {len(tokenizer)} tokens, the model embeds {rows}: give its own --tokenizer")
@@ -198,7 +209,7 @@ def _make_model(config: TrainConfig, seed: int, tokenizer: Any) -> Any:
 
 
 def _add(
-    model: Any, config: TrainConfig, arm: Arm, seed: int, stack: ExitStack
+    model: Any, config: RunConfig, arm: Arm, seed: int, stack: ExitStack
 ) -> tuple[Attachment | None, ActiveForgetting | None]:
     """Add to the model what makes the arm, until `stack` is left."""
     handle = forgetting = None
@@ -213,19 +224,19 @@ def _add(
     return handle, forgetting
 
 
-def _objective(handle: Attachment | None, arm: Arm) -> Objective:
+def _objective(handle: Attachment | None, arm: Arm, base: Objective = cross_entropy) -> Objective:
     def objective(model: Any, part: dict[str, Tensor], total: Tensor | None) -> dict[str, Tensor]:
         documents = part.pop("documents")
         if handle is None:
-            return {"cross entropy": model_loss(model, part, total)["the loss"]}
+            return base(model, part, total)
         handle.documents = documents
-        entropy = model_loss(model, part, total)["the loss"]
-        return {"cross entropy": entropy, f"weighted {arm.formulation}": handle.weight * handle.loss()}
+        terms = base(model, part, total)
+        return {**terms, f"weighted {arm.formulation}": handle.weight * handle.loss()}
 
     return objective
 
 
-def _evaluate(model: Any, held_out: Tensor, config: TrainConfig, metrics: str | Collection[str], arm: Arm) -> HeldOut:
+def _evaluate(model: Any, held_out: Tensor, config: RunConfig, metrics: str | Collection[str], arm: Arm) -> HeldOut:
     batch_size = config.micro_batch or config.batch_size
     return evaluate_windows(
         model, held_out, metrics if isinstance(metrics, str) else list(metrics), arm.name, batch_size
