@@ -52,6 +52,12 @@ COMMANDS = {
         "train a model with a loss against condensation or a baseline: model, results.json",
         "the last saved state is kept, run the same command again to go on",
     ),
+    "quantize": Command(
+        "decondense.commands.quantize",
+        "QuantizeConfig",
+        "round the weights of models to 8, 4, 3, 2 bits: perplexity, bytes, spread; twins compared",
+        "finished models are kept, run the same command again to go on",
+    ),
 }
 
 

@@ -7,6 +7,7 @@ unless it is trusted: both could do on this machine whatever their author likes.
 from __future__ import annotations
 
 import json
+import logging as standard_logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -337,6 +338,17 @@ def _explained(place: Place, part: str) -> Iterator[None]:
 
 
 @contextmanager
+def nothing_logged() -> Iterator[None]:
+    """Keep what packages log meanwhile off standard error: torchao, which transformers imports, names kernels of other machines there."""
+    earlier = standard_logging.root.manager.disable
+    standard_logging.disable(standard_logging.CRITICAL)
+    try:
+        yield
+    finally:
+        standard_logging.disable(earlier)
+
+
+@contextmanager
 def _quiet() -> Iterator[None]:
     """Keep transformers' bars, notes and reports off standard error: what matters in them is raised as an error."""
     require("transformers", extra="hf")
@@ -349,7 +361,8 @@ def _quiet() -> Iterator[None]:
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
     try:
-        yield
+        with nothing_logged():
+            yield
     finally:
         logging.set_verbosity(verbosity)
         if bars:

@@ -51,10 +51,17 @@ def evaluate_windows(
     """
     names = choose_metrics(metrics)
     statistics = collectors(names, count_layers(model), one_length=True)
+    with watch(model, lambda index, hidden: statistics[index].update(hidden)):
+        loss = window_loss(model, windows, batch_size)
+    return HeldOut(loss, Condensation.from_statistics(statistics, names, name, windows.shape[1]))
+
+
+@torch.no_grad()
+def window_loss(model: nn.Module, windows: Int[Tensor, "windows length"], batch_size: int = 16) -> float:
+    """Mean cross entropy, in nats, of every token of a window but its first, given those before it in the window."""
     total = 0.0
-    with evaluating(model), watch(model, lambda index, hidden: statistics[index].update(hidden)):
+    with evaluating(model):
         for batch in windows.split(batch_size):
             logits = model(input_ids=batch).logits[:, :-1].float()
             total += nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="sum").item()
-    loss = total / windows[:, 1:].numel()
-    return HeldOut(loss, Condensation.from_statistics(statistics, names, name, windows.shape[1]))
+    return total / windows[:, 1:].numel()

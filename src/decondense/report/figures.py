@@ -113,7 +113,7 @@ def curves(
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
             axes.yaxis.set_minor_locator(require("matplotlib.ticker", extra="report").NullLocator())
         axes.set(xlabel=x_label, ylabel=y_label)
-        return canvas.save(figure, path, formats, ["series", "x", "y", "low", "high"], _curve_rows(series))
+        return canvas.save(figure, path, formats, ["series", "x", "y", "low", "high"], curve_rows(series))
 
 
 def trajectory(arms: Sequence[Trajectory], path: Path, formats: Sequence[str] = ("png", "svg")) -> list[Path]:
@@ -146,7 +146,8 @@ def trajectory(arms: Sequence[Trajectory], path: Path, formats: Sequence[str] = 
         return canvas.save(figure, path, formats, ["arm", "step", "layer", "mean_cosine"], _trajectory_rows(arms))
 
 
-def _curve_rows(series: Sequence[Series]) -> Iterator[list[Any]]:
+def curve_rows(series: Sequence[Series]) -> Iterator[list[Any]]:
+    """Yield the numbers of lines as rows of a csv: name, x, y, and the interval, None where there is none."""
     for one in series:
         blank = [None] * one.points
         low = blank if one.low is None else numpy.asarray(one.low).tolist()

@@ -163,11 +163,11 @@ def _write(documents: Documents, tokenizer: Any, folder: Path, enough: list[int]
         (folder / "held-out.bytes").open("wb") as lengths,
     ):
         for block in _blocks(documents.read()):
-            for (text, held), (ids, ends) in zip(block, _encode(tokenizer, [text for text, _ in block]), strict=True):
+            for (text, held), (ids, ends) in zip(block, encode(tokenizer, [text for text, _ in block]), strict=True):
                 tokens = _array([*ids, end], dtype)
                 (held_out if held else training).write(tokens)
                 if held:
-                    lengths.write(_array([*_bytes_of_tokens(text, ends, len(ids)), 0.0], "float32"))
+                    lengths.write(_array([*bytes_of_tokens(text, ends, len(ids)), 0.0], "float32"))
                 digest.update(bytes([held]) + tokens)
                 counted = counts["held-out" if held else "training"]
                 counted[0] += len(ids) + 1
@@ -196,7 +196,7 @@ def _blocks(documents: Iterator[tuple[str, bool]]) -> Iterator[list[tuple[str, b
         yield block
 
 
-def _encode(tokenizer: Any, texts: list[str]) -> Iterator[tuple[list[int], list[int] | None]]:
+def encode(tokenizer: Any, texts: list[str]) -> Iterator[tuple[list[int], list[int] | None]]:
     """Token ids of each text, and where in it each token ends, in characters; None where the tokenizer cannot say."""
     fast = bool(getattr(tokenizer, "is_fast", False))
     # Without `verbose=False` a text that is longer than the model's context is a warning, and here each may be.
@@ -205,7 +205,7 @@ def _encode(tokenizer: Any, texts: list[str]) -> Iterator[tuple[list[int], list[
         yield ids, [end for _, end in given["offset_mapping"][index]] if fast else None
 
 
-def _bytes_of_tokens(text: str, ends: list[int] | None, count: int) -> Any:
+def bytes_of_tokens(text: str, ends: list[int] | None, count: int) -> Any:
     """Bytes of UTF-8 of `text` that each of its tokens stands for [count]; they add up to those of the text."""
     numpy = require("numpy", extra="hf")
     size = len(text.encode("utf-8", "surrogatepass"))
