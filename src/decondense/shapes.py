@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Bool, Float, Int, UInt
 else:
     try:
-        from jaxtyping import Bool, Float, Int
+        from jaxtyping import Bool, Float, Int, UInt
     except ModuleNotFoundError:
 
         class _Documented:
@@ -17,6 +17,6 @@ else:
             def __class_getitem__(cls, item: tuple[type, str]) -> type:
                 return item[0]
 
-        Bool = Float = Int = _Documented
+        Bool = Float = Int = UInt = _Documented
 
-__all__ = ["Bool", "Float", "Int"]
+__all__ = ["Bool", "Float", "Int", "UInt"]

@@ -53,7 +53,7 @@ def compare_arms(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     lost = {arm: {seed: costs(entry["curve"]) for seed, entry in seeds.items()} for arm, seeds in arms.items()}
     rows = []
     for arm, by_seed in lost.items():
-        for scheme, bits in next(iter(by_seed.values())):
+        for scheme, bits in dict.fromkeys(key for found in by_seed.values() for key in found):
             key = (scheme, bits)
             values = {seed: found[key] for seed, found in by_seed.items() if key in found}
             base = {seed: found[key] for seed, found in lost[baseline].items() if key in found}

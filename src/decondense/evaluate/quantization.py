@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from decondense.errors import UserError
-from decondense.shapes import Float, Int
+from decondense.shapes import Float, UInt
 
 LEAST_BITS, MOST_BITS = 2, 8
 SCALE_BYTES = 2
@@ -73,9 +73,9 @@ class Quantised:
         rounding: how it was rounded.
     """
 
-    codes: Int[Tensor, "rows columns"]
+    codes: UInt[Tensor, "rows columns"]
     scales: Float[Tensor, "rows groups"]
-    zeros: Int[Tensor, "rows groups"] | None
+    zeros: UInt[Tensor, "rows groups"] | None
     rounding: Rounding
 
     def packed(self) -> dict[str, Tensor]:
@@ -118,7 +118,7 @@ def dequantise(quantised: Quantised) -> Float[Tensor, "rows columns"]:
     return ((codes - zeros) * quantised.scales.float()[..., None]).flatten(1)[:, : quantised.codes.shape[1]]
 
 
-def pack(codes: Tensor, bits: int) -> Int[Tensor, " bytes"]:
+def pack(codes: Tensor, bits: int) -> UInt[Tensor, " bytes"]:
     """Codes below 2^bits in their order, lowest bit first, without gaps but in the last byte.
 
     >>> pack(torch.tensor([1, 2, 3], dtype=torch.uint8), bits=3).tolist()  # 001, 010, 011 from the right: 0|11010001
@@ -130,7 +130,7 @@ def pack(codes: Tensor, bits: int) -> Int[Tensor, " bytes"]:
     return (ones << torch.arange(8, device=codes.device)).sum(dim=1).to(torch.uint8)
 
 
-def unpack(packed: Int[Tensor, " bytes"], bits: int, count: int) -> Int[Tensor, " count"]:
+def unpack(packed: UInt[Tensor, " bytes"], bits: int, count: int) -> UInt[Tensor, " count"]:
     """The first `count` codes of what `pack` gave, uint8."""
     ones = (packed[:, None].to(torch.int32) >> torch.arange(8, device=packed.device) & 1).flatten()
     codes = ones[: count * bits].view(count, bits) << torch.arange(bits, device=packed.device)
