@@ -1,6 +1,7 @@
 """`decondense quantize` from the command line: what it writes, how it goes on, twins by arm, what it says of bad input."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,10 @@ def test_it_writes_a_curve(tiny: Path, texts: Path, tmp_path: Path, capsys: pyte
     assert sorted(path.name for path in out.iterdir()) == FILES
     content = results(out)
     assert content["kind"] == "quantization" and content["provenance"]["torch"]
+    assert content["command"] == " ".join(
+        ["decondense", "quantize", str(tiny), "--texts", str(texts), "--tokens", "200", "--max-length", "20"]
+        + ["--schemes", "channel,group-asymmetric", "--group-size", "8", "--out", str(out)]
+    )
     [entry] = content["models"]
     assert entry["model"] == str(tiny)
     assert [(row["scheme"], row["bits"]) for row in entry["curve"]] == [
@@ -194,8 +199,6 @@ def test_models_that_cannot_be(tiny: Path, texts: Path, tmp_path: Path, capsys: 
 def test_two_runs_of_one_arm_and_seed_are_refused(
     twins: Path, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import shutil
-
     copy = shutil.copytree(twins / "dispersion-seed0", tmp_path / "copy")
     line = fail(capsys, twins / "dispersion-seed0", copy, *options(None, tmp_path / "out"))
     assert "are both arm dispersion, seed 0" in line

@@ -6,8 +6,10 @@ Each model is loaded once and let go before the next. A run that was stopped goe
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -289,6 +291,17 @@ def _doubts(training: dict[str, Any] | None, stored: dict[str, Any], config: Qua
     return [f"perplexity was {expected:.2f} when it was trained: its text, or its weights, are not what they were"]
 
 
+def _command(config: QuantizeConfig) -> str:
+    """The command that makes this run again."""
+    words = ["decondense", "quantize", *config.models]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name != "models" and value != field.default:
+            given = [] if value is True else [*map(str, value)] if isinstance(value, tuple) else [str(value)]
+            words += [f"--{field.name.replace('_', '-')}", *given]
+    return shlex.join(words)
+
+
 @contextlib.contextmanager
 def _bar(name: str, total: int) -> Iterator[Callable[[], None]]:
     """What is told of each setting that is done."""
@@ -307,7 +320,8 @@ def _finish(config: QuantizeConfig, recorded: dict[str, Any], entries: Sequence[
     """Compare arms, draw and print."""
     arms = degradation.compare_arms(entries)
     more = {"arms": arms, "arms_spread": degradation.compare_spreads(entries)} if arms else {}
-    folders.write_results(config.out, KIND, recorded, entries, **more, provenance=provenance())
+    told = {"command": _command(config), "provenance": provenance()}
+    folders.write_results(config.out, KIND, recorded, entries, **more, **told)
     written = report.draw(entries, arms, config.out / "costs", tuple(split(config.formats)))
     for line in report.lines(entries, arms, more.get("arms_spread", [])):
         print(line)
