@@ -66,10 +66,10 @@ def test_it_writes_a_curve(tiny: Path, texts: Path, tmp_path: Path, capsys: pyte
     assert sorted(path.name for path in out.iterdir()) == FILES
     content = results(out)
     assert content["kind"] == "quantization" and content["provenance"]["torch"]
-    assert content["command"] == " ".join(
-        ["decondense", "quantize", str(tiny), "--texts", str(texts), "--tokens", "200", "--max-length", "20"]
-        + ["--schemes", "channel,group-asymmetric", "--group-size", "8", "--out", str(out)]
+    given = (
+        f"--texts {texts} --tokens 200 --max-length 20 --schemes channel,group-asymmetric --group-size 8 --out {out}"
     )
+    assert content["command"] == f"decondense quantize {tiny} {given}"
     [entry] = content["models"]
     assert entry["model"] == str(tiny)
     assert [(row["scheme"], row["bits"]) for row in entry["curve"]] == [

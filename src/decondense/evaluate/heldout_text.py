@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from decondense.errors import UserError
-from decondense.texts import sources
+from decondense.texts import sampling, sources
 from decondense.train.data import bytes_of_tokens, encode
 from decondense.train.documents import open_documents
 
@@ -86,7 +86,7 @@ def check_source(source: str, field: str | None) -> None:
 
 
 def from_source(source: str, field: str | None, tokenizer: Any, tokens: int, length: int) -> HeldOutText:
-    """Windows of a source from its beginning; of the embedded corpus those documents that training holds out.
+    """Windows of a source from its beginning, its records joined; of the embedded corpus those documents that training holds out.
 
     Raises:
         UserError: there is no such source, or its text is too short.
@@ -95,7 +95,8 @@ def from_source(source: str, field: str | None, tokenizer: Any, tokens: int, len
         documents = open_documents(source, field, "auto", False, EMBEDDED_SHARE)
         texts: Iterable[str] = (text for text, held_out in documents.read() if held_out)
     else:
-        texts = (text for text in sources.load(source, field) if text.strip())
+        # Joined as for measuring: lines of a file are no documents. A token is at most a word, whatever the tokenizer.
+        texts = sampling.stream(sources.load(source, field), tokens)
     return cut(source, texts, tokenizer, length, tokens)
 
 
