@@ -63,6 +63,7 @@ def test_it_writes_a_curve(tiny: Path, texts: Path, tmp_path: Path, capsys: pyte
     printed = capsys.readouterr()
     assert printed.err == ""
     assert "group8-asymmetric" in printed.out and "tied weights" in printed.out
+    assert "weights: kurtosis" in printed.out and "last hidden state: kurtosis" in printed.out
     assert sorted(path.name for path in out.iterdir()) == FILES
     content = results(out)
     assert content["kind"] == "quantization" and content["provenance"]["torch"]

@@ -29,6 +29,7 @@ def lines(entries: Entries, arms: Sequence[Mapping[str, Any]], spreads: Sequence
         for entry in entries:
             yield f"{of[entry['model']]}, {entry['windows'][0]} windows of {entry['windows'][1]} tokens of {entry['texts']}:"
             yield curve_table(entry).plain()
+            yield f"spread (a normal distribution has kurtosis 3): {'; '.join(_spreads(entry['spread']))}"
     said: dict[str, list[str]] = {}
     for entry in entries:
         for note in _notes(entry):
@@ -121,6 +122,22 @@ def _series(name: str, points: Sequence[tuple[int, float, float | None, float | 
 
 def _is_weights_alone(scheme: str) -> bool:
     return scheme != STORED and "activations" not in scheme and not scheme.startswith("torchao")
+
+
+def _spreads(spread: Mapping[str, Any]) -> Iterator[str]:
+    """The means over matrices of weights and of what they are multiplied with, and the last of the hidden states."""
+    last = spread["hidden_states"][-1] if spread["hidden_states"] else None
+    parts = (
+        ("weights", spread["weights"]["all"]),
+        ("inputs", spread["inputs"].get("all")),
+        ("last hidden state", last),
+    )
+    for name, found in parts:
+        if found is not None:
+            yield (
+                f"{name}: kurtosis {found['kurtosis']:.3g}, max/rms {found['max_over_rms']:.3g}, in a row {found['row_max_over_rms']:.3g}, "
+                f"beyond 6 sigma {found['outlier_share']:.2%}"
+            )
 
 
 def _notes(entry: Mapping[str, Any]) -> Iterator[str]:
