@@ -11,8 +11,8 @@ from typing import Any
 
 from decondense.evaluate.curve import STORED
 from decondense.evaluate.intervals import Estimate, mean_interval, paired_difference
+from decondense.train.arms import BASELINE
 
-BASELINE = "cross_entropy"
 SPREADS = (
     ("weights", "kurtosis"),
     ("weights", "row_max_over_rms"),
