@@ -162,8 +162,8 @@ def _holds_zero(estimate: Mapping[str, Any]) -> bool:
 
 
 def _plus_minus(estimate: Mapping[str, Any]) -> str:
-    half = "" if estimate["low"] is None else f" ±{(estimate['high'] - estimate['low']) / 2:.4f}"
-    return f"{estimate['mean']:+.4f}{half}"
+    half = "" if estimate["low"] is None else f" ±{(estimate['high'] - estimate['low']) / 2:.5f}"
+    return f"{estimate['mean']:+.5f}{half}"
 
 
 def _three_digits(estimate: Mapping[str, Any]) -> str:

@@ -69,7 +69,7 @@ def _scale(axes: Any, panels: Mapping[str, Sequence[Series]]) -> None:
     axes.set_xticks(bits, [f"{x:g}" for x in bits])
     axes.xaxis.set_minor_locator(_no_ticks())
     highest = max(float(numpy.nanmax(numpy.asarray(one.y))) for one in everywhere)
-    lowest = min(float(numpy.nanmin(numpy.asarray(one.y))) for one in everywhere)
+    lowest = min(float(numpy.nanmin(numpy.asarray(one.y if one.low is None else one.low))) for one in everywhere)
     axes.set_yscale("symlog", linthresh=LINEAR, linscale=0.6)
     axes.set_ylim(min(lowest * 1.5, -LINEAR / 2), max(highest * 2, 2 * LINEAR))
     below = [-LINEAR] if lowest * 1.5 <= -LINEAR else []
