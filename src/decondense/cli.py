@@ -52,6 +52,12 @@ COMMANDS = {
         "train a model with a loss against condensation or a baseline: model, results.json",
         "the last saved state is kept, run the same command again to go on",
     ),
+    "distill": Command(
+        "decondense.commands.distill",
+        "DistillConfig",
+        "train a student on a larger model's distribution, with or without such a loss: model, results.json",
+        "the last saved state is kept, run the same command again to go on",
+    ),
 }
 
 
