@@ -55,7 +55,7 @@ COMMANDS = {
     "distill": Command(
         "decondense.commands.distill",
         "DistillConfig",
-        "train a student on a larger model's distribution, with or without such a loss: model, results.json",
+        "train a student of a larger model, with such a loss or without: model, results.json",
         "the last saved state is kept, run the same command again to go on",
     ),
 }
