@@ -242,6 +242,18 @@ def test_another_vocabulary_is_told_and_leaves_nothing(words, teacher, shared, t
     assert not (tmp_path / "out").exists()
 
 
+def test_a_configuration_alone_is_a_student_from_scratch(teacher, shared, tmp_path, capsys):
+    folder = tmp_path / "configuration"
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    transformers.LlamaConfig(**sizes).save_pretrained(folder)
+    words = ["distill", str(teacher), str(folder), *shared, "--steps", "1", "--out", str(tmp_path / "out")]
+    line = fail(capsys, words)
+    assert line.startswith(f"decondense: error: STUDENT {folder} has no weights")
+    assert line.endswith("; or --from-scratch, for a student with new weights")
+    assert main([*words, "--from-scratch"]) == 0
+    assert transformers.AutoConfig.from_pretrained(tmp_path / "out").hidden_size == 8
+
+
 def test_models_of_another_kind_are_told(words, teacher, shared, tmp_path, capsys):
     encoder = tmp_path / "bert"
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from decondense import models
 from decondense.commands import processes
 from decondense.commands.train import open_text, train_arms
+from decondense.errors import UserError
 from decondense.evaluate.heldout import evaluate_windows
 from decondense.train import build
 from decondense.train.data import Text
@@ -32,6 +34,7 @@ def run(config: DistillConfig) -> None:
         teacher, tokenizer = load_teacher(config.teacher, config.device)
         limits = [build.positions(teacher.config)]
         if config.weights:
+            _check_weights(config.student)
             student, own = build.from_weights(config.student, context=2, what=config.weights_option)
             check_same_tokens(config.teacher, tokenizer, config.student, own)
             limits.append(build.positions(student.config))
@@ -42,6 +45,13 @@ def run(config: DistillConfig) -> None:
         text = open_text(config, tokenizer, 0, first)
         aim = Distillation(teacher, count_tokens(tokenizer), config.temperature, config.alpha, config.hidden_weight)
         train_arms(config, text, first, aim, lambda: {"teacher": _measure(teacher, config, text)} if first else {})
+
+
+def _check_weights(name: str) -> None:
+    try:
+        models.check(name)
+    except UserError as error:
+        raise UserError(f"STUDENT {error}; or --from-scratch, for a student with new weights") from error
 
 
 def _measure(teacher: Any, config: DistillConfig, text: Text) -> Mapping[str, Any]:
