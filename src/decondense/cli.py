@@ -52,6 +52,12 @@ COMMANDS = {
         "train a model with a loss against condensation or a baseline: model, results.json",
         "the last saved state is kept, run the same command again to go on",
     ),
+    "distill": Command(
+        "decondense.commands.distill",
+        "DistillConfig",
+        "train a student of a larger model, with such a loss or without: model, results.json",
+        "the last saved state is kept, run the same command again to go on",
+    ),
     "quantize": Command(
         "decondense.commands.quantize",
         "QuantizeConfig",

@@ -7,15 +7,17 @@ import pytest
 from decondense.errors import UserError
 from decondense.studies.collected import CollectConfig, collect, main
 from decondense.train.config import TrainConfig
+from decondense.train.distill_config import DistillConfig
 
 BITS = {("cross_entropy", 0): 2.0, ("cross_entropy", 1): 2.2, ("dispersion", 0): 1.9, ("dispersion", 1): 2.0}
 
 
-def write_run(folder, arm, seed, bits, **changes):
-    config = TrainConfig(texts="some/where/books", steps=7, **changes).filled(None)
+def write_run(folder, arm, seed, bits, config=None, more=(), **changes):
+    config = config or TrainConfig(texts="some/where/books", steps=7, **changes).filled(None)
     folder.mkdir(parents=True)
     (folder / "model.safetensors").touch()
     content = {
+        **dict(more),
         "kind": "training",
         "commit": "abc",
         "provenance": {},
@@ -57,6 +59,19 @@ def test_differences_are_paired_by_seed(runs):
     assert results["command"] == (
         "decondense train --texts books --steps 7 --arms cross_entropy dispersion --seed 0 --seeds 2"
     )
+
+
+def test_a_distillation_is_told_with_its_teacher(tmp_path):
+    options = {"from_scratch": True, "override": ("n_layer=2",), "texts": "stories", "steps": 7, "alpha": 0.9}
+    config = DistillConfig("some/where/big", "tiny", **options).filled(None)
+    teacher = {"model": "some/where/big", "perplexity": 3.0}
+    for seed in (0, 1):
+        write_run(tmp_path / str(seed), "distillation", seed, 2.0 + seed, config, {"teacher": teacher})
+    results = collect([tmp_path], "distilled", "distillation")
+    assert results["command"] == (
+        "decondense distill big tiny --from-scratch --override n_layer=2 --alpha 0.9 --texts stories --steps 7 --arms distillation --seed 0 --seeds 2"
+    )
+    assert results["teacher"] == {"model": "big", "perplexity": 3.0}
 
 
 def test_the_file_and_its_table(runs, capsys):

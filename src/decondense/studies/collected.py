@@ -1,4 +1,4 @@
-"""Folders of finished `decondense train` runs in, one file of results out: a row for each arm and seed, means with t intervals. Trains nothing.
+"""Folders of finished training runs in (`decondense train`, `distill`), one file of results out: a row a run, means with t intervals. Trains nothing.
 
 python -m decondense.studies.collected --study novels --out results/novels-tiny.json runs/novels-seed0 runs/novels-seed1
 """
@@ -21,7 +21,8 @@ from decondense.files import prepare_folder, write_json
 from decondense.report.tables import Column, Table
 from decondense.studies.twins import middle_layers
 from decondense.train.arms import BASELINE
-from decondense.train.config import TrainConfig
+from decondense.train.config import RunConfig, TrainConfig
+from decondense.train.distill_config import DistillConfig
 
 # What differs from one run of a study to the next.
 _OF_A_RUN = ("arm", "seed", "formulation", "weight", "noise", "forget_every")
@@ -76,14 +77,21 @@ def collect(folders: Sequence[Path], study: str, baseline: str = BASELINE) -> di
         "steps": first["steps"],
         "tokens": first["tokens"],
         "parameters": first["parameters"],
+        **_teacher(first),
         "rows": rows,
         "summary": [_summary(name, rows, baseline) for name in arms],
     }
 
 
 def command(config: Mapping[str, Any], arms: Sequence[str], seeds: Sequence[int]) -> str:
-    """The command that makes such runs again; of the text's path its name alone is told."""
-    usual = dataclasses.asdict(TrainConfig().filled(None))
+    """The command that makes such runs again; of the paths of text, teacher and student their names alone are told."""
+    words = ["decondense train"]
+    defaults: RunConfig = TrainConfig()
+    if "teacher" in config:
+        words = ["decondense distill", *(Path(config[name]).name for name in ("teacher", "student"))]
+        defaults = DistillConfig(config["teacher"], config["student"], config["from_scratch"])
+        words += ["--from-scratch"] if config["from_scratch"] else []
+    usual = dataclasses.asdict(defaults.filled(None))
     options = []
     for name, value in config.items():
         parts = list(value) if isinstance(value, list | tuple) else [value]
@@ -93,7 +101,7 @@ def command(config: Mapping[str, Any], arms: Sequence[str], seeds: Sequence[int]
             parts = [Path(value).name] if name == "texts" else parts
             options.append(f"--{name.replace('_', '-')} {' '.join(shlex.quote(str(part)) for part in parts)}")
     options.append(f"--arms {' '.join(arms)}")
-    return " ".join(["decondense train", *options, f"--seed {seeds[0]} --seeds {len(seeds)}"])
+    return " ".join([*words, *options, f"--seed {seeds[0]} --seeds {len(seeds)}"])
 
 
 def table(results: Mapping[str, Any]) -> Table:
@@ -140,6 +148,11 @@ def _read(folder: Path) -> list[dict[str, Any]]:
 def _shared(run: Mapping[str, Any]) -> dict[str, Any]:
     config = {name: value for name, value in run["config"].items() if name not in _OF_A_RUN}
     return {"texts_digest": run["texts_digest"], "commit": run["commit"], **config}
+
+
+def _teacher(run: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept of the teacher of a distillation; of its path the name alone."""
+    return {"teacher": {**run["teacher"], "model": Path(run["teacher"]["model"]).name}} if "teacher" in run else {}
 
 
 def _row(run: Mapping[str, Any]) -> dict[str, Any]:

@@ -68,10 +68,10 @@ class RunConfig:
     """Windows in one forward pass, where memory is short: the update is that of the whole batch; 0 = all."""
 
     context: int = 0
-    """Tokens of a window; 0 = 128 from scratch, 1024 with --init, or what the model can take."""
+    """Tokens of a window; 0 = 128 from scratch, 1024 from weights, or what the models can take."""
 
     learning_rate: float = 0.0
-    """Of AdamW (0.9, 0.95) at its peak; 0 = 2e-3 from scratch, 5e-5 with --init."""
+    """Of AdamW (0.9, 0.95) at its peak; 0 = 2e-3 from scratch, 5e-5 from weights."""
 
     warmup: float = 0.2
     """Share of the steps in which the learning rate rises; it falls as a cosine afterwards."""

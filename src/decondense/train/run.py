@@ -31,6 +31,7 @@ from decondense.train.update import Objective, Update, model_loss, over_ranks
 STATE = "state.pt"
 RESULTS = "results.json"
 KIND = "training"
+FINAL_METRICS = ["paper", "effective_rank"]
 
 Aim = Callable[[Any, Arm, int], AbstractContextManager[Objective]]
 """(model, arm, seed) -> what is minimised, but for the loss on hidden states; what this puts on the model is taken off at the end."""
@@ -118,7 +119,7 @@ def run_arm(
         )
         if not first:
             return {}
-        final = _evaluate(model, held_out, config, ["paper", "effective_rank"], arm)
+        final = _evaluate(model, held_out, config, FINAL_METRICS, arm)
         say(f"{_name(arm, seed)}: {history.add(config.steps, final)}")
         follow(config.steps, {"held_out/perplexity": final.perplexity, **_layers(final)})
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -136,7 +137,7 @@ def run_arm(
         "tokens": config.tokens,
         "seconds": seconds,
         "parameters": parameters,
-        **_numbers(final, text),
+        **final_numbers(final, text),
         "history": history.entries,
     }
     with saving(folder):
@@ -243,8 +244,8 @@ def _evaluate(model: Any, held_out: Tensor, config: RunConfig, metrics: str | Co
     )
 
 
-def _numbers(final: HeldOut, text: Text) -> dict[str, Any]:
-    """What the final evaluation adds to the results."""
+def final_numbers(final: HeldOut, text: Text) -> dict[str, Any]:
+    """What the final evaluation, of `FINAL_METRICS`, adds to the results."""
     condensation = final.condensation
     return {
         "perplexity": final.perplexity,
