@@ -1,0 +1,293 @@
+"""Runs in, what they show of their arms out: means, paired differences with intervals and tests, effect sizes, ranks. Draws and prints nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from decondense.errors import UserError, choose
+from decondense.evaluate import significance
+from decondense.evaluate.alignment import ALL, Aligned, align, select
+from decondense.evaluate.finding import find_results
+from decondense.evaluate.intervals import Estimate, mean_interval
+from decondense.evaluate.item_pairs import item_differences, without_items
+from decondense.evaluate.ranking import Ranks, rank_arms
+from decondense.evaluate.scores import Score, main_metric, read_scores
+from decondense.evaluate.significance import ALPHA, Differences, Effect, PairedTest, holm
+from decondense.train.arms import BASELINE
+
+AUTO = "auto"
+TESTS = (AUTO, "seeds", "items", "both")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An arm less the baseline, on one task by one metric.
+
+    Attributes:
+        by_seed: the difference at each seed.
+        tests: those that the data allow: over "seeds" always, over "items" and "both" where samples were logged.
+        used: the test that is believed; its interval is the one to show.
+        adjusted: its p-value after Holm's correction over the tasks of the arm; None where the metric is not its task's main one.
+        family: number of tests that were corrected together.
+        effect: Hedges' g of the differences over seeds.
+        seeds_needed: to see a difference of this size with power 0.8, by a test over seeds; None where it is 0, without spread, or beyond 100,000.
+        smallest_visible: the difference that these seeds see with power 0.8; None for one seed.
+        verdict: "better", "worse", or where neither is known "higher" and "lower"; "within noise", "within noise after correction", "equal",
+            "one seed", "no spread".
+    """
+
+    by_seed: tuple[float, ...]
+    tests: Mapping[str, PairedTest]
+    used: PairedTest
+    adjusted: float | None
+    family: int
+    effect: Effect | None
+    seeds_needed: int | None
+    smallest_visible: float | None
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm on one task by one metric.
+
+    Attributes:
+        direction: +1 where more is better, -1 where less is, 0 where neither is known.
+        main: whether the metric is the one by which the task is tested and ranked.
+        seeds, values: in the same order.
+        estimate: mean over seeds with its t interval; without one for one seed.
+        deviation: standard deviation over seeds; None for one seed.
+        difference: to the baseline; None for the baseline.
+    """
+
+    task: str
+    metric: str
+    arm: str
+    direction: int
+    main: bool
+    seeds: tuple[int, ...]
+    values: tuple[float, ...]
+    estimate: Estimate
+    deviation: float | None
+    difference: Difference | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What runs show of their arms.
+
+    Attributes:
+        baseline: the arm that the others are compared with.
+        arms: all of them, the baseline first.
+        rows: by task and metric, then by arm.
+        ranks: over tasks; None where there are fewer than two tasks or arms, and then `notes` say so.
+        notes: what its reader must know.
+        sources: the files that were read.
+    """
+
+    baseline: str
+    arms: tuple[str, ...]
+    rows: tuple[Row, ...]
+    ranks: Ranks | None
+    notes: tuple[str, ...]
+    sources: tuple[Path, ...]
+
+    def summary(self) -> dict[str, Any]:
+        """Plain numbers, lists and mappings, as JSON holds them."""
+        content: dict[str, Any] = _plain(dataclasses.asdict(self))
+        return content
+
+
+def compare_runs(
+    paths: Sequence[Path | str],
+    baseline: str | None = None,
+    seeds: Sequence[str] = (ALL,),
+    tasks: Sequence[str] = (),
+    metrics: Sequence[str] = (),
+    test: str = AUTO,
+) -> Comparison:
+    """Compare the arms of runs that were made by this package's commands.
+
+    Args:
+        paths: folders of runs, folders of such folders, or results files.
+        baseline: the arm to compare with; `cross_entropy` where there is one.
+        seeds: ("all",) requires the same of all arms, ("common",) takes those that all have, or their numbers.
+        tasks, metrics: those to compare; all where none is given. Metrics that are named are all tested and corrected for, otherwise each task's
+            main one.
+        test: what a test generalises to: "seeds", "items" (of logged samples: these models, new items), "both", or "auto": both where samples were
+            logged for all seeds of both arms, else seeds.
+
+    Raises:
+        UserError: there is nothing to compare, or arms were not evaluated alike.
+
+    >>> compare_runs(["results/demo-300-tiny.json"]).rows[1].difference.verdict  # doctest: +SKIP
+    'better'
+    """
+    files = find_results([Path(path) for path in paths])
+    scores = [score for file in files for score in read_scores(file)]
+    return compare_scores(scores, baseline, seeds, tasks, metrics, test, files)
+
+
+def compare_scores(
+    scores: Sequence[Score],
+    baseline: str | None = None,
+    seeds: Sequence[str] = (ALL,),
+    tasks: Sequence[str] = (),
+    metrics: Sequence[str] = (),
+    test: str = AUTO,
+    sources: Sequence[Path] = (),
+) -> Comparison:
+    """The same for scores that were read already, or come from elsewhere; see `compare_runs`."""
+    choose("--test", test, TESTS)
+    arms = list(dict.fromkeys(score.arm for score in scores))
+    baseline = _baseline(arms, baseline)
+    arms.sort(key=lambda arm: arm != baseline)
+    aligned, notes = align(select(scores, tasks, metrics), seeds)
+    if len(arms) == 1:
+        notes.append(f"{baseline} is the only arm: there is nothing to compare it with")
+    rows = []
+    mains = _mains(aligned)
+    for (task, metric), by_arm in aligned.items():
+        for arm in arms:
+            of_arm, of_baseline = by_arm[arm], by_arm[baseline]
+            values = [score.value for score in of_arm.values()]
+            difference = None
+            if arm != baseline:
+                by_seed = [score.value - of_baseline[seed].value for seed, score in of_arm.items()]
+                items = None if test == "seeds" else item_differences(of_arm, of_baseline, notes)
+                if items is None and test in ("items", "both"):
+                    raise UserError(without_items(task, metric, test, notes))
+                difference = compare_pairs(by_seed, items, test)
+            score = next(iter(of_arm.values()))
+            deviation = float(numpy.std(values, ddof=1)) if len(values) > 1 else None
+            main = bool(metrics) or mains[task] == metric
+            rows.append(
+                Row(
+                    task,
+                    metric,
+                    arm,
+                    score.direction,
+                    main,
+                    tuple(of_arm),
+                    tuple(values),
+                    mean_interval(values),
+                    deviation,
+                    difference,
+                )
+            )
+    rows = judge(rows)
+    return Comparison(
+        baseline,
+        tuple(arms),
+        tuple(rows),
+        _ranks(rows, arms, baseline, mains, notes),
+        tuple(dict.fromkeys(notes)),
+        tuple(sources),
+    )
+
+
+def compare_pairs(by_seed: Sequence[float], items: Differences | None = None, test: str = AUTO) -> Difference:
+    """All that one set of paired differences tells, before it is corrected for others and called better or worse (`judge`).
+
+    Args:
+        by_seed: [seeds].
+        items: [seeds, items], of logged samples.
+        test: see `compare_runs`.
+    """
+    count = len(by_seed)
+    tests = {"seeds": significance.over_seeds(by_seed)}
+    if items is not None:
+        tests["items"] = significance.over_items(items)
+        tests["both"] = significance.over_both(items)
+    used = tests["both" if items is not None and count > 1 else "seeds"] if test == AUTO else tests[test]
+    effect = significance.standardised(by_seed)
+    needed = visible = None
+    if effect is not None:
+        spread = float(numpy.std(by_seed, ddof=1))
+        mean = math.fsum(by_seed) / count
+        needed = significance.seeds_needed(mean / spread) if mean else None
+        visible = significance.smallest_visible(spread, count)
+    return Difference(tuple(by_seed), tests, used, None, 0, effect, needed, visible, "")
+
+
+def judge(rows: Sequence[Row]) -> list[Row]:
+    """Correct the p-values of each arm's main metrics for one another, and say of each difference what it is."""
+    adjusted: dict[int, tuple[float | None, int]] = {}
+    for arm in dict.fromkeys(row.arm for row in rows):
+        family = [place for place, row in enumerate(rows) if row.arm == arm and row.main and row.difference]
+        p_values = [difference.used.p for place in family if (difference := rows[place].difference)]
+        tested = sum(p is not None for p in p_values)
+        adjusted.update({place: (p, tested) for place, p in zip(family, holm(p_values), strict=True)})
+    judged = []
+    for place, row in enumerate(rows):
+        if row.difference is None:
+            judged.append(row)
+            continue
+        p, family_size = adjusted.get(place, (None, 0))
+        verdict = _verdict(row.difference, row.direction, p)
+        judged.append(replace(row, difference=replace(row.difference, adjusted=p, family=family_size, verdict=verdict)))
+    return judged
+
+
+def _verdict(difference: Difference, direction: int, adjusted: float | None) -> str:
+    p = difference.used.p
+    if p is None:
+        return "one seed" if difference.used.freedom < 1 else "no spread"
+    if difference.used.mean == 0 and not any(difference.by_seed):
+        return "equal"
+    if p >= ALPHA:
+        return "within noise"
+    if adjusted is not None and adjusted >= ALPHA:
+        return "within noise after correction"
+    rises = difference.used.mean > 0
+    if direction == 0:
+        return "higher" if rises else "lower"
+    return "better" if rises == (direction > 0) else "worse"
+
+
+def _baseline(arms: Sequence[str], given: str | None) -> str:
+    if given is not None:
+        return choose("--baseline", given, arms)
+    if BASELINE in arms or len(arms) == 1:
+        return BASELINE if BASELINE in arms else arms[0]
+    raise UserError(f"no arm is called {BASELINE}: name the one to compare with, --baseline ARM, of {', '.join(arms)}")
+
+
+def _mains(aligned: Aligned) -> dict[str, str]:
+    metrics: dict[str, list[str]] = {}
+    for task, metric in aligned:
+        metrics.setdefault(task, []).append(metric)
+    return {task: main_metric(names) for task, names in metrics.items()}
+
+
+def _ranks(
+    rows: Sequence[Row], arms: Sequence[str], baseline: str, mains: Mapping[str, str], notes: list[str]
+) -> Ranks | None:
+    """Arms ranked by the mean over seeds of each task's main metric; tasks whose metric knows no better are left out."""
+    scores: dict[str, list[float]] = {arm: [] for arm in arms}
+    metrics = set()
+    for row in rows:
+        if mains[row.task] == row.metric and row.direction:
+            scores[row.arm].append(row.direction * row.estimate.mean)
+            metrics.add(row.metric)
+    tasks = len(scores[baseline])
+    if tasks < 2 or len(arms) < 2:
+        if len(arms) > 1:
+            notes.append(f"average ranks need two tasks or more, here {'is' if tasks == 1 else 'are'} {tasks}")
+        return None
+    return rank_arms(scores, baseline, len(metrics) == 1)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return str(value) if isinstance(value, Path) else value
