@@ -58,6 +58,12 @@ COMMANDS = {
         "train a student of a larger model, with such a loss or without: model, results.json",
         "the last saved state is kept, run the same command again to go on",
     ),
+    "compare": Command(
+        "decondense.commands.compare",
+        "CompareConfig",
+        "compare arms over seeds: intervals, paired tests, ranks, tables, forest plots",
+        "run the same command again",
+    ),
 }
 
 
