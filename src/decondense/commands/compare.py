@@ -93,7 +93,7 @@ def run(config: CompareConfig) -> None:
         write_json(config.out / folders.RESULTS, content)
     print(report.table(comparison).plain())
     print(f"{report.caption(comparison)}\n")
-    for line in report.sentences(comparison):
+    for line in report.short_sentences(comparison):
         print(line)
     print(f"wrote into {config.out}: {', '.join([folders.RESULTS, *names])}")
 

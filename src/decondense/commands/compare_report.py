@@ -17,6 +17,9 @@ from decondense.report.forest import ForestRow, forest
 from decondense.report.style import label
 from decondense.report.tables import Cell, Column, Table
 
+MOST_SENTENCES = 6
+"""Differences that a terminal is told one by one; comparison.md has all."""
+
 CLEAR = ("better", "worse", "higher", "lower")
 
 _MEANING = {
@@ -60,8 +63,27 @@ def caption(comparison: Comparison) -> str:
 
 
 def sentences(comparison: Comparison) -> list[str]:
-    """One for each main difference, then the ranks, then what else must be known."""
-    told = [_sentence(row, comparison) for row in comparison.rows if row.difference is not None and row.main]
+    """One for each main difference and each average, then the ranks, then what else must be known."""
+    told = [_sentence(row, comparison) for row in comparison.rows if row.difference and row.role != "shown"]
+    return [*told, *_ranks(comparison), *(f"note: {note}" for note in comparison.notes)]
+
+
+def short_sentences(comparison: Comparison) -> list[str]:
+    """The same for a terminal: where there are many tasks, those of one verdict are one list."""
+    rows = [row for row in comparison.rows if row.difference and row.role == "main"]
+    if len(rows) <= MOST_SENTENCES:
+        return sentences(comparison)
+    told = []
+    for arm in comparison.arms[1:]:
+        verdicts: dict[str, list[str]] = {}
+        for row in rows:
+            if row.arm == arm and row.difference:
+                verdicts.setdefault(row.difference.verdict, []).append(row.task)
+        total = sum(map(len, verdicts.values()))
+        told += [
+            f"{arm}: {verdict} on {len(tasks)} of {total}: {', '.join(tasks)}" for verdict, tasks in verdicts.items()
+        ]
+    told += [_sentence(row, comparison) for row in comparison.rows if row.difference and row.role == "average"]
     return [*told, *_ranks(comparison), *(f"note: {note}" for note in comparison.notes)]
 
 
@@ -77,7 +99,9 @@ def write(comparison: Comparison, out: Path, formats: Sequence[str]) -> list[str
     for metric, stem in zip(metrics, stems(metrics), strict=True):
         chosen = [row for row in comparison.rows if row.metric == metric and row.difference]
         digits = max(decimals(row, comparison) for row in chosen)
-        x_label = f"{label(metric)}: difference to {label(comparison.baseline)} ({_SIDES[chosen[0].direction]})"
+        baseline, arms = label(comparison.baseline), comparison.arms[1:]
+        of = f"{label(arms[0])} less {baseline}" if len(arms) == 1 else f"difference to {baseline}"
+        x_label = f"{label(metric)}: {of} ({_SIDES[chosen[0].direction]})"
         paths = forest([_forest_row(row) for row in chosen], out / f"forest-{stem}", x_label, digits, formats)
         names += [path.name for path in paths]
     return names
@@ -133,12 +157,13 @@ def _sentence(row: Row, comparison: Comparison) -> str:
 def _p_sentence(difference: Difference) -> str:
     p = f"p {_equals(difference.used.p)}"
     if difference.family > 1:
-        p += f", {_equals(difference.adjusted)} corrected for {difference.family} tests"
+        p += f", corrected for {difference.family} tests {_equals(difference.adjusted).removeprefix('= ')}"
     return p
 
 
 def _needed(difference: Difference, seeds: int, digits: int) -> str:
     power = f"power {POWER:g}"
+    items = " on these items" if difference.used.over == "both" else ""
     visible = ""
     if difference.smallest_visible is not None:
         visible = f"{seeds} seeds see differences from {difference.smallest_visible:.{digits}f} on with {power}"
@@ -148,7 +173,7 @@ def _needed(difference: Difference, seeds: int, digits: int) -> str:
             if visible
             else "its seeds do not spread"
         )
-    return f"{visible}; one of this size, if it is real, needs {difference.seeds_needed:,} seeds"
+    return f"{visible}; one of this size, if it is real, needs {difference.seeds_needed:,} seeds{items}"
 
 
 def _ranks(comparison: Comparison) -> Iterator[str]:

@@ -34,7 +34,8 @@ class Difference:
         by_seed: the difference at each seed.
         tests: those that the data allow: over "seeds" always, over "items" and "both" where samples were logged.
         used: the test that is believed; its interval is the one to show.
-        adjusted: its p-value after Holm's correction over the tasks of the arm; None where the metric is not its task's main one.
+        adjusted: its p-value after Holm's correction over the tasks of the arm: over the main metrics of all tasks together, and for any other
+            metric over the tasks that have it.
         family: number of tests that were corrected together.
         effect: Hedges' g of the differences over seeds.
         seeds_needed: to see a difference of this size with power 0.8, by a test over seeds; None where it is 0, without spread, or beyond 100,000.
@@ -60,7 +61,7 @@ class Row:
 
     Attributes:
         direction: +1 where more is better, -1 where less is, 0 where neither is known.
-        main: whether the metric is the one by which the task is tested and ranked.
+        role: "main": the metric by which the task is tested and ranked; "average": of a main metric over the tasks that have it; "shown": all else.
         seeds, values: in the same order.
         estimate: mean over seeds with its t interval; without one for one seed.
         deviation: standard deviation over seeds; None for one seed.
@@ -71,7 +72,7 @@ class Row:
     metric: str
     arm: str
     direction: int
-    main: bool
+    role: str
     seeds: tuple[int, ...]
     values: tuple[float, ...]
     estimate: Estimate
@@ -152,36 +153,11 @@ def compare_scores(
     aligned, notes = align(select(scores, tasks, metrics), seeds)
     if len(arms) == 1:
         notes.append(f"{baseline} is the only arm: there is nothing to compare it with")
-    rows = []
     mains = _mains(aligned)
-    for (task, metric), by_arm in aligned.items():
-        for arm in arms:
-            of_arm, of_baseline = by_arm[arm], by_arm[baseline]
-            values = [score.value for score in of_arm.values()]
-            difference = None
-            if arm != baseline:
-                by_seed = [score.value - of_baseline[seed].value for seed, score in of_arm.items()]
-                items = None if test == "seeds" else item_differences(of_arm, of_baseline, notes)
-                if items is None and test in ("items", "both"):
-                    raise UserError(without_items(task, metric, test, notes))
-                difference = compare_pairs(by_seed, items, test)
-            score = next(iter(of_arm.values()))
-            deviation = float(numpy.std(values, ddof=1)) if len(values) > 1 else None
-            main = bool(metrics) or mains[task] == metric
-            rows.append(
-                Row(
-                    task,
-                    metric,
-                    arm,
-                    score.direction,
-                    main,
-                    tuple(of_arm),
-                    tuple(values),
-                    mean_interval(values),
-                    deviation,
-                    difference,
-                )
-            )
+    rows: list[Row] = []
+    for (task, metric), by_arm in [*aligned.items(), *_averages(aligned, mains).items()]:
+        role = "average" if (task, metric) not in aligned else "main" if metrics or mains[task] == metric else "shown"
+        rows += [_row(task, metric, role, arm, by_arm[arm], by_arm[baseline], test, notes) for arm in arms]
     rows = judge(rows)
     return Comparison(
         baseline,
@@ -190,6 +166,33 @@ def compare_scores(
         _ranks(rows, arms, baseline, mains, notes),
         tuple(dict.fromkeys(notes)),
         tuple(sources),
+    )
+
+
+def _row(
+    task: str,
+    metric: str,
+    role: str,
+    arm: str,
+    of_arm: Mapping[int, Score],
+    of_baseline: Mapping[int, Score],
+    test: str,
+    notes: list[str],
+) -> Row:
+    values = [score.value for score in of_arm.values()]
+    difference = None
+    if of_arm is not of_baseline:
+        by_seed = [score.value - of_baseline[seed].value for seed, score in of_arm.items()]
+        if role == "average":
+            test = "seeds"  # items of several tasks are no sample of one kind
+        items = None if test == "seeds" else item_differences(of_arm, of_baseline, notes)
+        if items is None and test in ("items", "both"):
+            raise UserError(without_items(task, metric, test, notes))
+        difference = compare_pairs(by_seed, items, test)
+    direction = next(iter(of_arm.values())).direction
+    deviation = float(numpy.std(values, ddof=1)) if len(values) > 1 else None
+    return Row(
+        task, metric, arm, direction, role, tuple(of_arm), tuple(values), mean_interval(values), deviation, difference
     )
 
 
@@ -218,10 +221,13 @@ def compare_pairs(by_seed: Sequence[float], items: Differences | None = None, te
 
 
 def judge(rows: Sequence[Row]) -> list[Row]:
-    """Correct the p-values of each arm's main metrics for one another, and say of each difference what it is."""
+    """Correct the p-values of an arm for the number of tasks, and say of each difference what it is."""
+    families: dict[tuple[str, str], list[int]] = {}
+    for place, row in enumerate(rows):
+        if row.difference is not None:
+            families.setdefault((row.arm, row.role if row.role == "main" else row.role + row.metric), []).append(place)
     adjusted: dict[int, tuple[float | None, int]] = {}
-    for arm in dict.fromkeys(row.arm for row in rows):
-        family = [place for place, row in enumerate(rows) if row.arm == arm and row.main and row.difference]
+    for family in families.values():
         p_values = [difference.used.p for place in family if (difference := rows[place].difference)]
         tested = sum(p is not None for p in p_values)
         adjusted.update({place: (p, tested) for place, p in zip(family, holm(p_values), strict=True)})
@@ -230,7 +236,7 @@ def judge(rows: Sequence[Row]) -> list[Row]:
         if row.difference is None:
             judged.append(row)
             continue
-        p, family_size = adjusted.get(place, (None, 0))
+        p, family_size = adjusted[place]
         verdict = _verdict(row.difference, row.direction, p)
         judged.append(replace(row, difference=replace(row.difference, adjusted=p, family=family_size, verdict=verdict)))
     return judged
@@ -267,6 +273,24 @@ def _mains(aligned: Aligned) -> dict[str, str]:
     return {task: main_metric(names) for task, names in metrics.items()}
 
 
+def _averages(aligned: Aligned, mains: Mapping[str, str]) -> Aligned:
+    """Of each main metric that two tasks or more have with the same seeds, the mean over these tasks."""
+    averages: Aligned = {}
+    for metric in dict.fromkeys(mains.values()):
+        tables = [aligned[task, metric] for task, main in mains.items() if main == metric]
+        seeds = [tuple(next(iter(table.values()))) for table in tables]
+        if len(tables) < 2 or len(set(seeds)) > 1:
+            continue
+        averages[f"average of {len(tables)} tasks", metric] = {
+            arm: {seed: _mean([table[arm][seed] for table in tables]) for seed in seeds[0]} for arm in tables[0]
+        }
+    return averages
+
+
+def _mean(scores: Sequence[Score]) -> Score:
+    return replace(scores[0], value=math.fsum(score.value for score in scores) / len(scores), samples=None)
+
+
 def _ranks(
     rows: Sequence[Row], arms: Sequence[str], baseline: str, mains: Mapping[str, str], notes: list[str]
 ) -> Ranks | None:
@@ -274,7 +298,7 @@ def _ranks(
     scores: dict[str, list[float]] = {arm: [] for arm in arms}
     metrics = set()
     for row in rows:
-        if mains[row.task] == row.metric and row.direction:
+        if mains.get(row.task) == row.metric and row.direction:
             scores[row.arm].append(row.direction * row.estimate.mean)
             metrics.add(row.metric)
     tasks = len(scores[baseline])

@@ -26,12 +26,17 @@ def read_items(path: Path, task: str) -> dict[str, Items]:
     Raises:
         UserError: the file cannot be read, or is broken at a line.
     """
-    tasks = _read(path)
+    try:
+        version = path.stat().st_mtime_ns
+    except OSError as error:
+        raise UserError(f"{path}: the samples cannot be read ({error.strerror})") from error
+    tasks = _read(path, version)
     return dict(tasks.get(task) or tasks.get(None) or {})
 
 
+# A file holds all tasks and each asks for its own; `version` makes a file that was written anew be read anew.
 @lru_cache(maxsize=64)
-def _read(path: Path) -> dict[str | None, dict[str, dict[str, float]]]:
+def _read(path: Path, version: int) -> dict[str | None, dict[str, dict[str, float]]]:
     tasks: dict[str | None, dict[str, dict[str, float]]] = {}
     for number, line in _lines(path):
         try:

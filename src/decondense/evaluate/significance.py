@@ -7,7 +7,7 @@ had been drawn at random is what its p-value speaks of: seeds, items, or both.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy
 from numpy.typing import NDArray
 
 from decondense.errors import UserError, require
-from decondense.evaluate.intervals import Estimate, mean_interval
+from decondense.evaluate.intervals import mean_interval
 
 ALPHA = 0.05
 POWER = 0.8
@@ -34,7 +34,7 @@ class PairedTest:
         mean: of the differences.
         low, high: ends of the 95 % interval; None where there is one value only.
         p: None for one value, and where all differences are the same number other than 0: without spread there is no t.
-        freedom: degrees of freedom of t.
+        freedom: degrees of freedom of t; over both, those of the seeds.
     """
 
     over: str
@@ -43,11 +43,6 @@ class PairedTest:
     high: float | None
     p: float | None
     freedom: float
-
-    @property
-    def estimate(self) -> Estimate:
-        """The same as mean and interval."""
-        return Estimate(self.mean, self.low, self.high, round(self.freedom) + 1)
 
 
 @dataclass(frozen=True)
@@ -89,31 +84,36 @@ def over_items(differences: Differences) -> PairedTest:
 def over_both(differences: Differences) -> PairedTest:
     """The t test with seeds and items both drawn at random: new seeds and new items. `differences` [seeds, items].
 
-    The variance of the grand mean of a crossed design is var(seed)/n + var(item)/m + var(rest)/(n m). With the mean squares of the
-    two-way analysis of variance it is estimated by MS(seed)/(n m), which is the squared standard error over seeds, plus
-    (MS(item) - MS(rest))/(n m) where that is positive; degrees of freedom by Satterthwaite (1946), never fewer than over seeds. That is the
-    quasi-F of Clark (1973), "The language-as-fixed-effect fallacy", with its item component held at or above 0.
+    The variance of the grand mean of a crossed design is var(seed)/n + var(item)/m + var(rest)/(n m). With the mean squares of the two-way
+    analysis of variance it is estimated by MS(seed)/(n m), which is the squared standard error over seeds, plus (MS(item) - MS(rest))/(n m) where
+    that is positive: the quasi-F of Clark (1973, "The language-as-fixed-effect fallacy") with its item component held at or above 0. Its
+    critical value is the mean of those of t with n - 1 and m - 1 degrees of freedom, weighted by the two parts of the variance (Cochran &
+    Cox 1957): Satterthwaite's degrees of freedom find too much at 3 seeds (benchmarks/comparison.py).
     """
     matrix = _matrix(differences)
     seeds, items = matrix.shape
+    grand = float(matrix.mean())
     if seeds < 2 or items < 2:
-        return PairedTest("both", float(matrix.mean()), None, None, None, 0)
-    rows, columns, grand = matrix.mean(axis=1), matrix.mean(axis=0), float(matrix.mean())
+        return PairedTest("both", grand, None, None, None, 0)
+    rows, columns = matrix.mean(axis=1), matrix.mean(axis=0)
     squares_of_seeds = items * float(((rows - grand) ** 2).sum())
     squares_of_items = seeds * float(((columns - grand) ** 2).sum())
     squares_of_rest = max(float(((matrix - grand) ** 2).sum()) - squares_of_seeds - squares_of_items, 0.0)
     # Mean squares over n m: each on the scale of the variance of the grand mean.
     of_seeds = squares_of_seeds / (seeds - 1) / matrix.size
-    of_items = squares_of_items / (items - 1) / matrix.size
     of_rest = squares_of_rest / ((seeds - 1) * (items - 1)) / matrix.size
-    variance, freedom = of_seeds, float(seeds - 1)
-    if of_items > of_rest:
-        variance += of_items - of_rest
-        noise = of_seeds**2 / (seeds - 1) + of_items**2 / (items - 1) + of_rest**2 / ((seeds - 1) * (items - 1))
-        freedom = max(freedom, variance**2 / noise)
-    error = math.sqrt(variance)
-    half = float(_stats().t.isf(ALPHA / 2, freedom)) * error
-    return PairedTest("both", grand, grand - half, grand + half, _p(grand, error, freedom), freedom)
+    of_items = max(squares_of_items / (items - 1) / matrix.size - of_rest, 0.0)
+    error = math.sqrt(of_seeds + of_items)
+    if not _spreads(error, grand):
+        return PairedTest("both", grand, grand, grand, 1.0 if grand == 0 else None, seeds - 1)
+    share = of_items / (of_seeds + of_items)
+    quantile = require("scipy.special", extra="hf").stdtrit
+
+    def critical(tail: float) -> float:
+        return -float((1 - share) * quantile(seeds - 1, tail) + share * quantile(items - 1, tail))
+
+    half = critical(ALPHA / 2) * error
+    return PairedTest("both", grand, grand - half, grand + half, _level(critical, abs(grand) / error), seeds - 1)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -210,6 +210,17 @@ def _p(mean: float, error: float, freedom: float) -> float | None:
     if not _spreads(error, mean):
         return 1.0 if mean == 0 else None
     return 2 * float(_stats().t.sf(abs(mean) / error, freedom))
+
+
+def _level(critical: Callable[[float], float], statistic: float) -> float:
+    """The two-sided level whose critical value is `statistic`."""
+    if statistic == 0:
+        return 1.0
+    least = math.log(1e-100)
+    if critical(math.exp(least)) <= statistic:
+        return 1e-100
+    solve = require("scipy.optimize", extra="hf").brentq
+    return 2 * math.exp(solve(lambda log: critical(math.exp(log)) - statistic, least, math.log(0.5), xtol=1e-10))
 
 
 def _above(statistic: float, freedom: float, shift: float) -> float:

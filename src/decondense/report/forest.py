@@ -58,9 +58,10 @@ def forest(
         UserError: there is no line, a number is not finite, or an interval has one end only or its ends swapped.
     """
     _check(rows)
-    groups = list(dict.fromkeys(row.group for row in rows))
-    several = len(groups) > 1
-    places, heads = _places(rows, several)
+    groups = len({row.group for row in rows})
+    # Where each group is one line, its name is that of the line.
+    single = groups == len(rows) and groups > 1
+    places, heads = _places(rows, groups > 1 and not single)
     height = 1.15 + _ROW_INCHES * (max(places) + 1)
     looks = dict(zip([row.name for row in rows], style.line_styles([row.name for row in rows]), strict=True))
     with canvas.figure(style.FIGURE_WIDTH_INCHES, height) as figure:
@@ -72,7 +73,7 @@ def forest(
             text = style.wrap(group, style.FIGURE_WIDTH_INCHES * 0.6, style.SMALL_POINTS, bold=True).split("\n")[0]
             _beside(axes, text, place, 0.0, (-4, 0), "right", weight="bold")
         axes.set_ylim(max(places) + 0.6, min([*places, *heads.values()]) - 0.6)
-        axes.set_yticks(places, [style.label(row.name) for row in rows])
+        axes.set_yticks(places, [row.group if single else style.label(row.name) for row in rows])
         axes.tick_params(axis="y", length=0)
         axes.grid(False, axis="y")
         axes.spines["left"].set_visible(False)
