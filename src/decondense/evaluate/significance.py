@@ -42,7 +42,7 @@ class PairedTest:
     low: float | None
     high: float | None
     p: float | None
-    freedom: float
+    freedom: int
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def _spreads(error: float, mean: float) -> bool:
     return error > 1e-12 * abs(mean)
 
 
-def _p(mean: float, error: float, freedom: float) -> float | None:
+def _p(mean: float, error: float, freedom: int) -> float | None:
     if freedom < 1:
         return None
     if not _spreads(error, mean):
@@ -223,7 +223,7 @@ def _level(critical: Callable[[float], float], statistic: float) -> float:
     return 2 * math.exp(solve(lambda log: critical(math.exp(log)) - statistic, least, math.log(0.5), xtol=1e-10))
 
 
-def _above(statistic: float, freedom: float, shift: float) -> float:
+def _above(statistic: float, freedom: int, shift: float) -> float:
     """Chance that a t statistic of noncentrality `shift` is larger than `statistic`."""
     stats = _stats()
     chance = float(stats.nct.sf(statistic, freedom, shift))
@@ -235,7 +235,7 @@ def _above(statistic: float, freedom: float, shift: float) -> float:
     return float(stats.chi2.cdf(freedom * (shift / statistic) ** 2, freedom))
 
 
-def _noncentrality(statistic: float, freedom: float, tail: float) -> float:
+def _noncentrality(statistic: float, freedom: int, tail: float) -> float:
     """The noncentrality under which a t statistic is no larger than this one with probability `tail`."""
     optimize = require("scipy.optimize", extra="hf")
     width = 10.0 + 10.0 * abs(statistic)
