@@ -84,13 +84,14 @@ def study(scenario: Scenario, seeds: int, random: numpy.random.Generator) -> Arr
 
 
 def p_values(scenario: Scenario, differences: Array) -> dict[str, list[float]]:
-    """Of each test that the data allow, one p-value a task; and that over seeds of the average of the tasks."""
+    """Of each test that the data allow, one p-value a task; and that of the average of the tasks, by the test that compare takes."""
     by_seed = differences if scenario.level == "seeds" else differences.mean(axis=2)
     found = {"seeds": [over_seeds(row.tolist()).p for row in by_seed]}
     if scenario.level == "items":
         found["items"] = [over_items(matrix).p for matrix in differences]
         found["both"] = [over_both(matrix).p for matrix in differences]
-    found["average"] = [over_seeds(by_seed.mean(axis=0).tolist()).p]
+    average = over_seeds(by_seed.mean(axis=0).tolist()) if scenario.level == "seeds" else over_both(*differences)
+    found["average"] = [average.p]
     # Differences without spread are no finding.
     return {test: [1.0 if p is None else p for p in values] for test, values in found.items()}
 

@@ -9,7 +9,8 @@ import scipy.stats
 from runs import CONFIG, evaluation, training, write
 
 from decondense.errors import UserError
-from decondense.evaluate.comparing import Comparison, Row, compare_runs
+from decondense.evaluate.compared import Comparison, Row
+from decondense.evaluate.comparing import compare_runs
 from decondense.evaluate.intervals import mean_interval, paired_difference
 
 
@@ -138,12 +139,17 @@ def test_logged_items_are_paired(evaluated):
     }  # fmt: skip
 
 
-def test_the_average_over_tasks_is_paired_by_seed(evaluated):
+def test_the_average_over_tasks_is_paired_by_seed_and_item(evaluated):
     comparison = compare_runs([evaluated])
     parts = [row(comparison, "dispersion", "acc", task).values for task in ("piqa", "arc_easy")]
+    others = [row(comparison, "cross_entropy", "acc", task).values for task in ("piqa", "arc_easy")]
     average = row(comparison, "dispersion", "acc", "average of 2 tasks")
     assert average.values == pytest.approx(numpy.mean(parts, axis=0).tolist())
-    assert (average.role, average.difference.used.over, average.difference.family) == ("average", "seeds", 1)
+    assert (average.role, average.difference.used.over, average.difference.family) == ("average", "both", 1)
+    assert average.difference.by_seed == pytest.approx(
+        (numpy.mean(parts, axis=0) - numpy.mean(others, axis=0)).tolist()
+    )
+    assert average.difference.used.mean == pytest.approx(numpy.mean(average.difference.by_seed))
     assert comparison.ranks.tasks == 2
     assert comparison.ranks.average == {"cross_entropy": 2.0, "dispersion": 1.0}
 

@@ -66,6 +66,22 @@ def test_with_many_seeds_alike_both_is_the_test_over_items():
     assert over_both(differences).p == pytest.approx(over_items(differences).p, rel=1e-3)
 
 
+def test_the_mean_of_tasks_that_are_alike_or_independent():
+    one, other = draw(1), draw(2)
+    # The same task twice has the mean and the part of seeds of one, and half the part of items: as if it had twice the items.
+    twice = over_both(one, one)
+    assert twice.mean == pytest.approx(over_both(one).mean)
+    assert twice.high - twice.low < over_both(one).high - over_both(one).low
+    assert over_both(one, other).p == pytest.approx(over_both(other, one).p)
+    # Welch's test, by hand
+    columns = [matrix.mean(axis=0) for matrix in (one, other)]
+    error = math.sqrt(sum(column.var(ddof=1) / 60 for column in columns)) / 2
+    mean = numpy.mean([column.mean() for column in columns])
+    items = over_items(one, other)
+    assert items.p == pytest.approx(2 * scipy.stats.t.sf(abs(mean) / error, items.freedom))
+    assert 59 <= items.freedom <= 118
+
+
 def test_the_interval_over_both_ends_where_p_is_5_percent():
     differences = draw(5)
     test = over_both(differences)

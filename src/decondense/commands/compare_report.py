@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from decondense.commands.measure_report import stems
-from decondense.evaluate.comparing import Comparison, Difference, Row
+from decondense.evaluate.compared import Comparison, Difference, Row
 from decondense.evaluate.significance import MOST_SEEDS, POWER, PairedTest
 from decondense.files import write_text
 from decondense.report import canvas

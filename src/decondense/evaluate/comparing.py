@@ -2,108 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy
 
 from decondense.errors import UserError, choose
 from decondense.evaluate import significance
 from decondense.evaluate.alignment import ALL, Aligned, align, select
+from decondense.evaluate.compared import Comparison, Difference, Row
 from decondense.evaluate.finding import find_results
-from decondense.evaluate.intervals import Estimate, mean_interval
+from decondense.evaluate.intervals import mean_interval
 from decondense.evaluate.item_pairs import item_differences, without_items
 from decondense.evaluate.ranking import Ranks, rank_arms
 from decondense.evaluate.scores import Score, main_metric, read_scores
-from decondense.evaluate.significance import ALPHA, Differences, Effect, PairedTest, holm
+from decondense.evaluate.significance import ALPHA, Differences, holm
 from decondense.train.arms import BASELINE
 
 AUTO = "auto"
 TESTS = (AUTO, "seeds", "items", "both")
-
-
-@dataclass(frozen=True)
-class Difference:
-    """An arm less the baseline, on one task by one metric.
-
-    Attributes:
-        by_seed: the difference at each seed.
-        tests: those that the data allow: over "seeds" always, over "items" and "both" where samples were logged.
-        used: the test that is believed; its interval is the one to show.
-        adjusted: its p-value after Holm's correction over the tasks of the arm: over the main metrics of all tasks together, and for any other
-            metric over the tasks that have it.
-        family: number of tests that were corrected together.
-        effect: Hedges' g of the differences over seeds.
-        seeds_needed: to see a difference of this size with power 0.8, by a test over seeds; None where it is 0, without spread, or beyond 100,000.
-        smallest_visible: the difference that these seeds see with power 0.8; None for one seed.
-        verdict: "better", "worse", or where neither is known "higher" and "lower"; "within noise", "within noise after correction", "equal",
-            "one seed", "no spread".
-    """
-
-    by_seed: tuple[float, ...]
-    tests: Mapping[str, PairedTest]
-    used: PairedTest
-    adjusted: float | None
-    family: int
-    effect: Effect | None
-    seeds_needed: int | None
-    smallest_visible: float | None
-    verdict: str
-
-
-@dataclass(frozen=True)
-class Row:
-    """One arm on one task by one metric.
-
-    Attributes:
-        direction: +1 where more is better, -1 where less is, 0 where neither is known.
-        role: "main": the metric by which the task is tested and ranked; "average": of a main metric over the tasks that have it; "shown": all else.
-        seeds, values: in the same order.
-        estimate: mean over seeds with its t interval; without one for one seed.
-        deviation: standard deviation over seeds; None for one seed.
-        difference: to the baseline; None for the baseline.
-    """
-
-    task: str
-    metric: str
-    arm: str
-    direction: int
-    role: str
-    seeds: tuple[int, ...]
-    values: tuple[float, ...]
-    estimate: Estimate
-    deviation: float | None
-    difference: Difference | None
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What runs show of their arms.
-
-    Attributes:
-        baseline: the arm that the others are compared with.
-        arms: all of them, the baseline first.
-        rows: by task and metric, then by arm.
-        ranks: over tasks; None where there are fewer than two tasks or arms, and then `notes` say so.
-        notes: what its reader must know.
-        sources: the files that were read.
-    """
-
-    baseline: str
-    arms: tuple[str, ...]
-    rows: tuple[Row, ...]
-    ranks: Ranks | None
-    notes: tuple[str, ...]
-    sources: tuple[Path, ...]
-
-    def summary(self) -> dict[str, Any]:
-        """Plain numbers, lists and mappings, as JSON holds them."""
-        content: dict[str, Any] = _plain(dataclasses.asdict(self))
-        return content
 
 
 def compare_runs(
@@ -155,9 +74,11 @@ def compare_scores(
         notes.append(f"{baseline} is the only arm: there is nothing to compare it with")
     mains = _mains(aligned)
     rows: list[Row] = []
-    for (task, metric), by_arm in [*aligned.items(), *_averages(aligned, mains).items()]:
-        role = "average" if (task, metric) not in aligned else "main" if metrics or mains[task] == metric else "shown"
-        rows += [_row(task, metric, role, arm, by_arm[arm], by_arm[baseline], test, notes) for arm in arms]
+    for (task, metric), by_arm in aligned.items():
+        role = "main" if metrics or mains[task] == metric else "shown"
+        rows += [_row(task, metric, role, arm, baseline, [by_arm], test, notes) for arm in arms]
+    for (task, metric), tables in _averaged(aligned, mains).items():
+        rows += [_row(task, metric, "average", arm, baseline, tables, test, notes) for arm in arms]
     rows = judge(rows)
     return Comparison(
         baseline,
@@ -174,41 +95,47 @@ def _row(
     metric: str,
     role: str,
     arm: str,
-    of_arm: Mapping[int, Score],
-    of_baseline: Mapping[int, Score],
+    baseline: str,
+    tables: Sequence[Mapping[str, Mapping[int, Score]]],
     test: str,
     notes: list[str],
 ) -> Row:
-    values = [score.value for score in of_arm.values()]
+    """A row of one task, or of the mean of several."""
+    values, others = (
+        [_mean([table[name][seed] for table in tables]) for seed in tables[0][name]] for name in (arm, baseline)
+    )
     difference = None
-    if of_arm is not of_baseline:
-        by_seed = [score.value - of_baseline[seed].value for seed, score in of_arm.items()]
-        if role == "average":
-            test = "seeds"  # items of several tasks are no sample of one kind
-        items = None if test == "seeds" else item_differences(of_arm, of_baseline, notes)
+    if arm != baseline:
+        items = None
+        if test != "seeds":
+            found = [item_differences(table[arm], table[baseline], notes) for table in tables]
+            items = [one for one in found if one is not None]
+            if len(items) < len(tables):
+                items = None
         if items is None and test in ("items", "both"):
             raise UserError(without_items(task, metric, test, notes))
-        difference = compare_pairs(by_seed, items, test)
-    direction = next(iter(of_arm.values())).direction
+        difference = compare_pairs([value - other for value, other in zip(values, others, strict=True)], items, test)
+    first = tables[0][arm]
+    direction = next(iter(first.values())).direction
     deviation = float(numpy.std(values, ddof=1)) if len(values) > 1 else None
     return Row(
-        task, metric, arm, direction, role, tuple(of_arm), tuple(values), mean_interval(values), deviation, difference
+        task, metric, arm, direction, role, tuple(first), tuple(values), mean_interval(values), deviation, difference
     )
 
 
-def compare_pairs(by_seed: Sequence[float], items: Differences | None = None, test: str = AUTO) -> Difference:
+def compare_pairs(by_seed: Sequence[float], items: Sequence[Differences] | None = None, test: str = AUTO) -> Difference:
     """All that one set of paired differences tells, before it is corrected for others and called better or worse (`judge`).
 
     Args:
         by_seed: [seeds].
-        items: [seeds, items], of logged samples.
+        items: of logged samples, a matrix [seeds, items] for each task that the differences are a mean of.
         test: see `compare_runs`.
     """
     count = len(by_seed)
     tests = {"seeds": significance.over_seeds(by_seed)}
     if items is not None:
-        tests["items"] = significance.over_items(items)
-        tests["both"] = significance.over_both(items)
+        tests["items"] = significance.over_items(*items)
+        tests["both"] = significance.over_both(*items)
     used = tests["both" if items is not None and count > 1 else "seeds"] if test == AUTO else tests[test]
     effect = significance.standardised(by_seed)
     needed = visible = None
@@ -273,22 +200,22 @@ def _mains(aligned: Aligned) -> dict[str, str]:
     return {task: main_metric(names) for task, names in metrics.items()}
 
 
-def _averages(aligned: Aligned, mains: Mapping[str, str]) -> Aligned:
-    """Of each main metric that two tasks or more have with the same seeds, the mean over these tasks."""
-    averages: Aligned = {}
+def _averaged(
+    aligned: Aligned, mains: Mapping[str, str]
+) -> dict[tuple[str, str], list[Mapping[str, Mapping[int, Score]]]]:
+    """Of each main metric that two tasks or more have with the same seeds, the scores of these tasks."""
+    averaged: dict[tuple[str, str], list[Mapping[str, Mapping[int, Score]]]] = {}
     for metric in dict.fromkeys(mains.values()):
-        tables = [aligned[task, metric] for task, main in mains.items() if main == metric]
-        seeds = [tuple(next(iter(table.values()))) for table in tables]
-        if len(tables) < 2 or len(set(seeds)) > 1:
-            continue
-        averages[f"average of {len(tables)} tasks", metric] = {
-            arm: {seed: _mean([table[arm][seed] for table in tables]) for seed in seeds[0]} for arm in tables[0]
-        }
-    return averages
+        tables: list[Mapping[str, Mapping[int, Score]]] = [
+            aligned[task, metric] for task, main in mains.items() if main == metric
+        ]
+        if len(tables) > 1 and len({tuple(next(iter(table.values()))) for table in tables}) == 1:
+            averaged[f"average of {len(tables)} tasks", metric] = tables
+    return averaged
 
 
-def _mean(scores: Sequence[Score]) -> Score:
-    return replace(scores[0], value=math.fsum(score.value for score in scores) / len(scores), samples=None)
+def _mean(scores: Sequence[Score]) -> float:
+    return math.fsum(score.value for score in scores) / len(scores)
 
 
 def _ranks(
@@ -307,11 +234,3 @@ def _ranks(
             notes.append(f"average ranks need two tasks or more, here {'is' if tasks == 1 else 'are'} {tasks}")
         return None
     return rank_arms(scores, baseline, len(metrics) == 1)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _plain(entry) for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    return str(value) if isinstance(value, Path) else value

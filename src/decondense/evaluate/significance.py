@@ -54,7 +54,7 @@ class Effect:
     high: float
 
 
-def over_seeds(differences: Sequence[float], over: str = "seeds") -> PairedTest:
+def over_seeds(differences: Sequence[float]) -> PairedTest:
     """The paired t test (Student 1908): new seeds, these items. `differences` [seeds].
 
     >>> round(over_seeds([1.0, 2.0, 3.0]).p, 4)
@@ -64,7 +64,7 @@ def over_seeds(differences: Sequence[float], over: str = "seeds") -> PairedTest:
     count = estimate.count
     spread = float(numpy.std(differences, ddof=1)) if count > 1 else 0.0
     return PairedTest(
-        over,
+        "seeds",
         estimate.mean,
         estimate.low,
         estimate.high,
@@ -73,15 +73,23 @@ def over_seeds(differences: Sequence[float], over: str = "seeds") -> PairedTest:
     )
 
 
-def over_items(differences: Differences) -> PairedTest:
+def over_items(*differences: Differences) -> PairedTest:
     """The paired t test over items, each averaged over seeds: new items, these very models. `differences` [seeds, items].
 
-    It says nothing of models from other seeds: where seeds differ, it finds differences between arms that are none.
+    Of several tasks, a matrix each, it tests their mean, each task counting once (Welch 1938). It says nothing of models from other seeds: where
+    seeds differ, it finds differences between arms that are none.
     """
-    return over_seeds(_matrix(differences).mean(axis=0).tolist(), "items")
+    tasks = [_Squares.of(matrix) for matrix in differences]
+    mean = _mean([task.mean for task in tasks])
+    variance, freedom = _pooled([task.of_items for task in tasks], [task.items - 1 for task in tasks])
+    error = math.sqrt(variance)
+    if freedom < 1:
+        return PairedTest("items", mean, None, None, None, 0)
+    half = float(_stats().t.isf(ALPHA / 2, freedom)) * error
+    return PairedTest("items", mean, mean - half, mean + half, _p(mean, error, freedom), freedom)
 
 
-def over_both(differences: Differences) -> PairedTest:
+def over_both(*differences: Differences) -> PairedTest:
     """The t test with seeds and items both drawn at random: new seeds and new items. `differences` [seeds, items].
 
     The variance of the grand mean of a crossed design is var(seed)/n + var(item)/m + var(rest)/(n m). With the mean squares of the two-way
@@ -89,31 +97,67 @@ def over_both(differences: Differences) -> PairedTest:
     that is positive: the quasi-F of Clark (1973, "The language-as-fixed-effect fallacy") with its item component held at or above 0. Its
     critical value is the mean of those of t with n - 1 and m - 1 degrees of freedom, weighted by the two parts of the variance (Cochran &
     Cox 1957): Satterthwaite's degrees of freedom find too much at 3 seeds (benchmarks/comparison.py).
+
+    Of several tasks, a matrix each with the same seeds, it tests their mean, each task counting once: the part of seeds is that of the mean, the
+    parts of items add up.
     """
-    matrix = _matrix(differences)
-    seeds, items = matrix.shape
-    grand = float(matrix.mean())
-    if seeds < 2 or items < 2:
-        return PairedTest("both", grand, None, None, None, 0)
-    rows, columns = matrix.mean(axis=1), matrix.mean(axis=0)
-    squares_of_seeds = items * float(((rows - grand) ** 2).sum())
-    squares_of_items = seeds * float(((columns - grand) ** 2).sum())
-    squares_of_rest = max(float(((matrix - grand) ** 2).sum()) - squares_of_seeds - squares_of_items, 0.0)
-    # Mean squares over n m: each on the scale of the variance of the grand mean.
-    of_seeds = squares_of_seeds / (seeds - 1) / matrix.size
-    of_rest = squares_of_rest / ((seeds - 1) * (items - 1)) / matrix.size
-    of_items = max(squares_of_items / (items - 1) / matrix.size - of_rest, 0.0)
+    tasks = [_Squares.of(matrix) for matrix in differences]
+    mean, seeds = _mean([task.mean for task in tasks]), len(tasks[0].by_seed)
+    if seeds < 2 or min(task.items for task in tasks) < 2:
+        return PairedTest("both", mean, None, None, None, 0)
+    by_seed = numpy.mean([task.by_seed for task in tasks], axis=0)
+    of_seeds = float(numpy.var(by_seed, ddof=1)) / seeds
+    of_items = max(math.fsum(task.of_items - task.of_rest for task in tasks) / len(tasks) ** 2, 0.0)
+    _, freedom = _pooled([task.of_items for task in tasks], [task.items - 1 for task in tasks])
     error = math.sqrt(of_seeds + of_items)
-    if not _spreads(error, grand):
-        return PairedTest("both", grand, grand, grand, 1.0 if grand == 0 else None, seeds - 1)
+    if not _spreads(error, mean):
+        return PairedTest("both", mean, mean, mean, 1.0 if mean == 0 else None, seeds - 1)
     share = of_items / (of_seeds + of_items)
     quantile = require("scipy.special", extra="hf").stdtrit
 
     def critical(tail: float) -> float:
-        return -float((1 - share) * quantile(seeds - 1, tail) + share * quantile(items - 1, tail))
+        return -float((1 - share) * quantile(seeds - 1, tail) + share * quantile(freedom, tail))
 
     half = critical(ALPHA / 2) * error
-    return PairedTest("both", grand, grand - half, grand + half, _level(critical, abs(grand) / error), seeds - 1)
+    return PairedTest("both", mean, mean - half, mean + half, _level(critical, abs(mean) / error), seeds - 1)
+
+
+@dataclass(frozen=True)
+class _Squares:
+    """The two-way analysis of variance of a matrix [seeds, items]; mean squares over n m, on the scale of the variance of the grand mean."""
+
+    mean: float
+    items: int
+    by_seed: Differences
+    of_items: float
+    of_rest: float
+
+    @classmethod
+    def of(cls, differences: Differences) -> _Squares:
+        matrix = numpy.asarray(differences, dtype=numpy.float64)
+        if matrix.ndim != 2 or matrix.size == 0:
+            raise UserError(f"differences: a matrix [seeds, items] is expected, given shape {list(matrix.shape)}")
+        seeds, items = matrix.shape
+        mean, rows, columns = float(matrix.mean()), matrix.mean(axis=1), matrix.mean(axis=0)
+        squares_of_seeds = items * float(((rows - mean) ** 2).sum())
+        squares_of_items = seeds * float(((columns - mean) ** 2).sum())
+        # What rounding leaves below 0 is nothing.
+        rest = max(float(((matrix - mean) ** 2).sum()) - squares_of_seeds - squares_of_items, 0.0)
+        of_items = squares_of_items / max(items - 1, 1) / matrix.size
+        return cls(mean, items, rows, of_items, rest / max((seeds - 1) * (items - 1), 1) / matrix.size)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _pooled(variances: Sequence[float], freedoms: Sequence[int]) -> tuple[float, int]:
+    """Variance of the mean of independent means, and its degrees of freedom (Welch 1938), rounded down."""
+    total = math.fsum(variances)
+    noise = math.fsum(one**2 / freedom for one, freedom in zip(variances, freedoms, strict=True) if freedom > 0)
+    # One mean keeps its own; where nothing varies any number would do.
+    freedom = freedoms[0] if len(freedoms) == 1 else max(math.floor(total**2 / noise), 1) if noise else sum(freedoms)
+    return total / len(variances) ** 2, freedom
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -186,13 +230,6 @@ def smallest_visible(spread: float, seeds: int, wanted: float = POWER) -> float:
     optimize = require("scipy.optimize", extra="hf")
     # Power rises from the level, 0.05, to 1: at this end it is 1 whatever the number of seeds, 2 included.
     return spread * float(optimize.brentq(lambda effect: power(effect, seeds) - wanted, 0.0, 60.0))
-
-
-def _matrix(differences: Differences) -> Differences:
-    matrix = numpy.asarray(differences, dtype=numpy.float64)
-    if matrix.ndim != 2 or matrix.size == 0:
-        raise UserError(f"differences: a matrix [seeds, items] is expected, given shape {list(matrix.shape)}")
-    return matrix
 
 
 def _stats() -> Any:
