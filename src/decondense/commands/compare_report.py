@@ -27,6 +27,7 @@ _MEANING = {
     "items": "t test over items: new items, these models and no others",
     "both": "t test with seeds and items at random: new seeds and new items",
 }
+_NO_TEST = {"one seed": "one seed and no test", "no spread": "no spread and no test"}
 _SIDES = {1: "more is better", -1: "less is better", 0: "neither side is better"}
 
 
@@ -56,10 +57,12 @@ def table(comparison: Comparison) -> Table:
 
 def caption(comparison: Comparison) -> str:
     """What the table shows."""
-    used = sorted({row.difference.used.over for row in comparison.rows if row.difference}, key=list(_MEANING).index)
-    tests = "; ".join(_MEANING[over] for over in used)
+    tested = [row.difference.used for row in comparison.rows if row.difference and row.difference.used.low is not None]
+    tests = "; ".join(text for over, text in _MEANING.items() if any(test.over == over for test in tested))
+    if not tests:
+        return f"differences are to {comparison.baseline}"
     text = f"± is half of the 95 % t interval; differences are to {comparison.baseline}, paired by seed"
-    return f"{text} ({tests}); g is Hedges' g of the paired differences over seeds" if used else text
+    return f"{text} ({tests}); g is Hedges' g of the paired differences over seeds"
 
 
 def sentences(comparison: Comparison) -> list[str]:
@@ -81,7 +84,8 @@ def short_sentences(comparison: Comparison) -> list[str]:
                 verdicts.setdefault(row.difference.verdict, []).append(row.task)
         total = sum(map(len, verdicts.values()))
         told += [
-            f"{arm}: {verdict} on {len(tasks)} of {total}: {', '.join(tasks)}" for verdict, tasks in verdicts.items()
+            f"{arm}: {_NO_TEST.get(verdict, verdict)} on {len(tasks)} of {total}: {', '.join(tasks)}"
+            for verdict, tasks in verdicts.items()
         ]
     told += [_sentence(row, comparison) for row in comparison.rows if row.difference and row.role == "average"]
     return [*told, *_ranks(comparison), *(f"note: {note}" for note in comparison.notes)]
@@ -188,7 +192,8 @@ def _ranks(comparison: Comparison) -> Iterator[str]:
         )
     yield text
     tests = ", ".join(f"{arm} p {_equals(p)}" for arm, p in ranks.against_baseline.items())
-    yield f"over tasks, against {comparison.baseline} ({ranks.test} test, corrected for the number of arms): {tests}"
+    meaning = f"{ranks.test} test, corrected for the number of arms: new tasks, these models"
+    yield f"over tasks, against {comparison.baseline} ({meaning}): {tests}"
 
 
 def _short_verdict(row: Row, difference: Difference) -> str:
