@@ -154,6 +154,35 @@ def test_the_average_over_tasks_is_paired_by_seed_and_item(evaluated):
     assert comparison.ranks.average == {"cross_entropy": 2.0, "dispersion": 1.0}
 
 
+def test_a_group_stands_for_its_tasks(evaluated):
+    for path in evaluated.glob("*/results.json"):
+        content = json.loads(path.read_text())
+        [model] = content["models"]
+        tasks = model["tasks"]
+        mean = sum(task["metrics"]["acc"]["value"] for task in tasks.values()) / 2
+        metrics = {"acc": {"value": mean}, "loss_of_some_kind": {"value": 1.0}}
+        better = {"loss_of_some_kind": False}
+        tasks["both"] = {
+            "version": 1,
+            "samples": 80,
+            "metrics": metrics,
+            "tasks": list(tasks),
+            "higher_is_better": better,
+        }
+        path.write_text(json.dumps(content))
+    comparison = compare_runs([evaluated])
+    roles = {(one.task, one.metric): (one.role, one.direction) for one in comparison.rows}
+    assert roles == {
+        ("piqa", "acc"): ("shown", 1),
+        ("arc_easy", "acc"): ("shown", 1),
+        ("both", "acc"): ("main", 1),
+        ("both", "loss_of_some_kind"): ("shown", -1),
+    }
+    difference = row(comparison, "dispersion", "acc", "both").difference
+    assert (difference.used.over, difference.family) == ("both", 1)
+    assert difference.used.mean == pytest.approx(numpy.mean(difference.by_seed))
+
+
 def test_samples_that_do_not_make_the_score_are_not_used(evaluated):
     path = evaluated / "dispersion-0" / "samples.jsonl"
     path.write_text(path.read_text().replace('"acc": 1.0', '"acc": 0.0', 1))

@@ -75,7 +75,7 @@ def compare_scores(
     mains = _mains(aligned)
     rows: list[Row] = []
     for (task, metric), by_arm in aligned.items():
-        role = "main" if metrics or mains[task] == metric else "shown"
+        role = "main" if task in mains and (metrics or mains[task] == metric) else "shown"
         rows += [_row(task, metric, role, arm, baseline, [by_arm], test, notes) for arm in arms]
     for (task, metric), tables in _averaged(aligned, mains).items():
         rows += [_row(task, metric, "average", arm, baseline, tables, test, notes) for arm in arms]
@@ -194,9 +194,11 @@ def _baseline(arms: Sequence[str], given: str | None) -> str:
 
 
 def _mains(aligned: Aligned) -> dict[str, str]:
+    """The main metric of each task; none of a task whose group is there."""
     metrics: dict[str, list[str]] = {}
-    for task, metric in aligned:
-        metrics.setdefault(task, []).append(metric)
+    for (task, metric), by_arm in aligned.items():
+        if not any(score.part for of_arm in by_arm.values() for score in of_arm.values()):
+            metrics.setdefault(task, []).append(metric)
     return {task: main_metric(names) for task, names in metrics.items()}
 
 

@@ -40,7 +40,11 @@ def _logged(score: Score, notes: list[str]) -> Items | None:
     if not score.samples.exists():
         notes.append(f"{score.samples}: the logged samples are not there: compared by seed")
         return None
-    items = read_items(score.samples, score.task).get(score.metric)
+    items: dict[str, float] = {}
+    for task in score.members or (score.task,):
+        # Items of a group are those of its tasks, each item counting once.
+        of_task = read_items(score.samples, task).get(score.metric, {})
+        items |= {f"{task} {item}" if score.members else item: value for item, value in of_task.items()}
     if not items:
         return None
     if not math.isclose(math.fsum(items.values()) / len(items), score.value, rel_tol=1e-6, abs_tol=1e-9):

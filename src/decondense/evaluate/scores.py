@@ -49,6 +49,8 @@ class Score:
         described: of the arm alone: seeds of an arm must not differ here, arms may.
         samples: the file that holds each item, where one was logged.
         direction: +1 where more is better, -1 where less is, 0 where neither is known to be.
+        members: tasks of which the task is a group.
+        part: whether the task is a member of a group that is there too; the group then stands for it.
     """
 
     task: str
@@ -62,6 +64,8 @@ class Score:
     described: Mapping[str, Any] = field(default_factory=dict)
     samples: Path | None = None
     direction: int = 0
+    members: tuple[str, ...] = ()
+    part: bool = False
 
 
 def direction(metric: str) -> int:
@@ -140,15 +144,26 @@ def _evaluation(content: dict[str, Any], source: Path) -> Iterator[Score]:
     limit = content.get("config", {}).get("limit")
     for entry in content["models"]:
         who = _who(entry)
+        parts = {name for found in entry["tasks"].values() for name in found.get("tasks", ())}
         for task, found in entry["tasks"].items():
-            metrics = found.get("metrics") or {}
             conditions = {name: found.get(name) for name in ("version", "shots", "samples")} | {"limit": limit}
             samples = _samples_file(found.get("samples_file") or entry.get("samples_file"), task, source)
-            for metric, number in metrics.items():
+            better = found.get("higher_is_better") or {}
+            for metric, number in (found.get("metrics") or {}).items():
                 given = number if isinstance(number, dict) else {"value": number}
-                better = given.get("higher_is_better")
-                sign = direction(metric) if better is None else 1 if better else -1
-                yield Score(task, metric, *who, _number(given.get("value")), source, conditions, {}, {}, samples, sign)
+                rises = given.get("higher_is_better", better.get(metric))
+                yield Score(
+                    task,
+                    metric,
+                    *who,
+                    _number(given.get("value")),
+                    source,
+                    conditions,
+                    samples=samples,
+                    direction=direction(metric) if rises is None else 1 if rises else -1,
+                    members=tuple(found.get("tasks", ())),
+                    part=task in parts,
+                )
 
 
 def _quantization(content: dict[str, Any], source: Path) -> Iterator[Score]:
@@ -165,7 +180,8 @@ def _capacity(content: dict[str, Any], source: Path) -> Iterator[Score]:
         arm = run.get("arm") or (f"dispersion-{weight:g}" if weight else BASELINE)
         task = f"{run['people']:,} people, {run['parameters']:,} parameters, {run['exposures']:,} exposures"
         values = {"bits_per_parameter": run["bits_per_parameter"]}
-        yield from _scores(task, values, (arm, run["seed"]), source, {}, {})
+        config = {name: run[name] for name in ("learning_rate", "batch_size", "steps") if name in run}
+        yield from _scores(task, values, (arm, run["seed"]), source, {}, {**config, "weight": weight})
 
 
 def _scores(
