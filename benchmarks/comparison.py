@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy
 from numpy.typing import NDArray
+from scipy import stats
 
 from decondense.evaluate.significance import ALPHA, holm, over_both, over_items, over_seeds, power
 from decondense.files import write_json
@@ -90,10 +91,24 @@ def p_values(scenario: Scenario, differences: Array) -> dict[str, list[float]]:
     if scenario.level == "items":
         found["items"] = [over_items(matrix).p for matrix in differences]
         found["both"] = [over_both(matrix).p for matrix in differences]
+        found["both, Satterthwaite"] = [satterthwaite(matrix) for matrix in differences]
     average = over_seeds(by_seed.mean(axis=0).tolist()) if scenario.level == "seeds" else over_both(*differences)
     found["average"] = [average.p]
     # Differences without spread are no finding.
     return {test: [1.0 if p is None else p for p in values] for test, values in found.items()}
+
+
+def satterthwaite(matrix: Array) -> float:
+    """The usual p-value of the test over both, which compare does not take: t with degrees of freedom by Satterthwaite (1946)."""
+    seeds, items = matrix.shape
+    mean, rows, columns = matrix.mean(), matrix.mean(axis=1), matrix.mean(axis=0)
+    of_seeds, of_items = rows.var(ddof=1) / seeds, columns.var(ddof=1) / items
+    rest = ((matrix - rows[:, None] - columns + mean) ** 2).sum() / ((seeds - 1) * (items - 1)) / matrix.size
+    variance, freedom = of_seeds + max(of_items - rest, 0.0), float(seeds - 1)
+    if of_items > rest:
+        noise = of_seeds**2 / (seeds - 1) + of_items**2 / (items - 1) + rest**2 / ((seeds - 1) * (items - 1))
+        freedom = max(freedom, variance**2 / noise)
+    return 2 * float(stats.t.sf(abs(mean) / math.sqrt(variance), freedom)) if variance > 0 else 1.0
 
 
 def simulate(scenario: Scenario, seeds: int, studies: int, seed: int) -> Iterator[dict[str, Any]]:
