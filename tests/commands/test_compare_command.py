@@ -81,7 +81,7 @@ def test_many_tasks_are_told_by_verdict(evaluated, tmp_path, capsys):
     assert compare(evaluated, "--out", tmp_path / "out") == 0
     printed = capsys.readouterr().out
     assert "dispersion: better on " in printed
-    assert "other: within noise on 4 of 4: task_0, task_1, task_2, task_3" in printed
+    assert "other: within noise on 4 of 4: task_0; task_1; task_2; task_3" in printed
     assert "average rank over 4 tasks: dispersion 1.00" in printed
     assert "Friedman p" in printed and "critical difference of Nemenyi" in printed
     assert "new seeds and new items" in printed

@@ -121,6 +121,8 @@ def test_each_kind_of_file_is_read(tmp_path):
         assert (found.seeds, found.values) == ((0, 1), (50.0, 51.0))
     quantized = compare_runs([tmp_path / "quantize" / "results.json"])
     assert row(quantized, "b", task="4 bits, group").values == (54.0, 54.0)
+    # The bits of one model are no two tasks.
+    assert quantized.ranks is None and not any(one.role == "average" for one in quantized.rows)
     capacity = compare_runs([tmp_path / "capacity"])
     found = row(capacity, "dispersion-0.1", "bits_per_parameter", "500 people, 12,000 parameters, 100 exposures")
     assert (found.direction, found.values) == (1, (1.1, 2.1))

@@ -84,7 +84,7 @@ def short_sentences(comparison: Comparison) -> list[str]:
                 verdicts.setdefault(row.difference.verdict, []).append(row.task)
         total = sum(map(len, verdicts.values()))
         told += [
-            f"{arm}: {_NO_TEST.get(verdict, verdict)} on {len(tasks)} of {total}: {', '.join(tasks)}"
+            f"{arm}: {_NO_TEST.get(verdict, verdict)} on {len(tasks)} of {total}: {'; '.join(tasks)}"
             for verdict, tasks in verdicts.items()
         ]
     told += [_sentence(row, comparison) for row in comparison.rows if row.difference and row.role == "average"]
@@ -130,7 +130,7 @@ def decimals(row: Row, comparison: Comparison) -> int:
     if halves:
         return min(max(1 - math.floor(math.log10(statistics.median(halves))), 0), 6)
     largest = max(abs(one.estimate.mean) for one in alike)
-    return min(max(3 - math.floor(math.log10(largest)), 0), 6) if largest > 0 else 1
+    return min(max(3 - math.floor(math.log10(largest)), 0), 4) if largest > 0 else 1
 
 
 def _sentence(row: Row, comparison: Comparison) -> str:

@@ -73,18 +73,19 @@ def compare_scores(
     if len(arms) == 1:
         notes.append(f"{baseline} is the only arm: there is nothing to compare it with")
     mains = _mains(aligned)
+    separate = _separate(aligned, mains)
     rows: list[Row] = []
     for (task, metric), by_arm in aligned.items():
         role = "main" if task in mains and (metrics or mains[task] == metric) else "shown"
         rows += [_row(task, metric, role, arm, baseline, [by_arm], test, notes) for arm in arms]
-    for (task, metric), tables in _averaged(aligned, mains).items():
+    for (task, metric), tables in _averaged(aligned, separate).items():
         rows += [_row(task, metric, "average", arm, baseline, tables, test, notes) for arm in arms]
     rows = judge(rows)
     return Comparison(
         baseline,
         tuple(arms),
         tuple(rows),
-        _ranks(rows, arms, baseline, mains, notes),
+        _ranks(rows, arms, baseline, separate, notes),
         tuple(dict.fromkeys(notes)),
         tuple(sources),
     )
@@ -205,15 +206,23 @@ def _mains(aligned: Aligned) -> dict[str, str]:
 def _averaged(
     aligned: Aligned, mains: Mapping[str, str]
 ) -> dict[tuple[str, str], list[Mapping[str, Mapping[int, Score]]]]:
-    """Of each main metric that two tasks or more have with the same seeds, the scores of these tasks."""
+    """Of each main metric of which more is better (a share of items; perplexities of several texts have no mean that means anything) and that two
+    tasks or more have with the same seeds, the scores of these tasks."""
     averaged: dict[tuple[str, str], list[Mapping[str, Mapping[int, Score]]]] = {}
     for metric in dict.fromkeys(mains.values()):
         tables: list[Mapping[str, Mapping[int, Score]]] = [
             aligned[task, metric] for task, main in mains.items() if main == metric
         ]
-        if len(tables) > 1 and len({tuple(next(iter(table.values()))) for table in tables}) == 1:
+        rises = next(iter(next(iter(tables[0].values())).values())).direction > 0
+        if rises and len(tables) > 1 and len({tuple(next(iter(table.values()))) for table in tables}) == 1:
             averaged[f"average of {len(tables)} tasks", metric] = tables
     return averaged
+
+
+def _separate(aligned: Aligned, mains: Mapping[str, str]) -> dict[str, str]:
+    """The tasks over which an average or a rank means something, with their main metrics."""
+    firsts = {task: next(iter(next(iter(aligned[task, metric].values())).values())) for task, metric in mains.items()}
+    return {task: metric for task, metric in mains.items() if not firsts[task].repeated}
 
 
 def _mean(scores: Sequence[Score]) -> float:
@@ -233,6 +242,6 @@ def _ranks(
     tasks = len(scores[baseline])
     if tasks < 2 or len(arms) < 2:
         if len(arms) > 1:
-            notes.append(f"average ranks need two tasks or more, here {'is' if tasks == 1 else 'are'} {tasks}")
+            notes.append(f"average ranks need two separate tasks or more, here {'is' if tasks == 1 else 'are'} {tasks}")
         return None
     return rank_arms(scores, baseline, len(metrics) == 1)

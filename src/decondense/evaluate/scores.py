@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ class Score:
         direction: +1 where more is better, -1 where less is, 0 where neither is known to be.
         members: tasks of which the task is a group.
         part: whether the task is a member of a group that is there too; the group then stands for it.
+        repeated: whether tasks are views of one thing, as the bits of one model: no average and no rank over them means anything.
     """
 
     task: str
@@ -66,6 +67,7 @@ class Score:
     direction: int = 0
     members: tuple[str, ...] = ()
     part: bool = False
+    repeated: bool = False
 
 
 def direction(metric: str) -> int:
@@ -171,7 +173,8 @@ def _quantization(content: dict[str, Any], source: Path) -> Iterator[Score]:
         for point in entry["curve"]:
             values = {name: point[name] for name in ("perplexity", "bits_per_byte")}
             task = f"{point['bits']} bits, {point['scheme']}"
-            yield from _scores(task, values, _who(entry), source, {}, {})
+            for score in _scores(task, values, _who(entry), source, {}, {}):
+                yield replace(score, repeated=True)
 
 
 def _capacity(content: dict[str, Any], source: Path) -> Iterator[Score]:
@@ -200,9 +203,12 @@ def _scores(
 
 def _who(entry: Mapping[str, Any]) -> tuple[str, int]:
     """Arm and seed of a model: as recorded, else as the folder that `decondense train` gives it says, else its name and seed 0."""
-    name = str(entry["model"]).rstrip("/").rpartition("/")[2]
-    named = re.fullmatch(r"(.+)-seed(\d+)", name)
-    arm = entry.get("arm") or (named[1] if named else entry["model"])
+    model = str(entry["model"]).rstrip("/")
+    end = model.rpartition("/")[2]
+    named = re.fullmatch(r"(.+)-seed(\d+)", end)
+    # A name on the hub has one slash; of a path its end is enough.
+    name = end if model.startswith((".", "/")) or model.count("/") > 1 else model
+    arm = entry.get("arm") or (named[1] if named else name)
     seed = entry.get("seed")
     return arm, int(seed if seed is not None else named[2] if named else 0)
 
