@@ -64,6 +64,12 @@ COMMANDS = {
         "round the weights of models to 8, 4, 3, 2 bits: perplexity, bytes, spread; twins compared",
         "finished models are kept, run the same command again to go on",
     ),
+    "compare": Command(
+        "decondense.commands.compare",
+        "CompareConfig",
+        "compare arms over seeds: intervals, paired tests, ranks, tables, forest plots",
+        "run the same command again",
+    ),
 }
 
 

@@ -80,3 +80,17 @@ def test_a_format_that_cannot_write_a_number_is_named() -> None:
 def test_an_unknown_alignment_is_named() -> None:
     with pytest.raises(UserError, match="align 'centre' is not known"):
         Column("a", align="centre")
+
+
+def test_latex_escapes_and_sets_numbers_to_the_right() -> None:
+    table = Table(["a_b & c", Column("x", ".1f"), "y"], [["50% of $_{}", 1.25, "-32.7 ±4.9"], ["~^\\", None, "<0.001"]])
+    assert table.latex().splitlines() == [
+        r"\begin{tabular}{lrr}",
+        r"\toprule",
+        r"a\_b \& c & x & y \\",
+        r"\midrule",
+        r"50\% of \$\_\{\} & 1.2 & $-$32.7 $\pm$4.9 \\",
+        r"\textasciitilde{}\textasciicircum{}\textbackslash{} & -- & $<$0.001 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]

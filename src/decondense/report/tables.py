@@ -1,4 +1,4 @@
-"""Names and numbers in, aligned text for a terminal or Markdown out. Must not know what the numbers mean.
+"""Names and numbers in, aligned text for a terminal, Markdown or LaTeX out. Must not know what the numbers mean.
 
 A column is set to the right where all its cells are numbers, or texts that begin like one ("94.2 ± 1.3"), so that
 digits line up.
@@ -82,6 +82,24 @@ class Table:
             "| " + " | ".join(map(_pad, line, widths, self.right)) + " |" for line in [headings, rule, *rows]
         )
 
+    def latex(self, missing: str = "--") -> str:
+        """Return the table as a LaTeX `tabular` with the rules of the booktabs package; what LaTeX would read as commands is escaped.
+
+        >>> print(Table(["name", "bits"], [["a_b", 8]]).latex())
+        \\begin{tabular}{lr}
+        \\toprule
+        name & bits \\\\
+        \\midrule
+        a\\_b & 8 \\\\
+        \\bottomrule
+        \\end{tabular}
+        """
+        rows = [[_escape_latex(cell) if cell is not None else missing for cell in row] for row in self.cells]
+        lines = [" & ".join(line) + r" \\" for line in [list(map(_escape_latex, self.headings)), *rows]]
+        places = "".join("r" if right else "l" for right in self.right)
+        top = [rf"\begin{{tabular}}{{{places}}}", r"\toprule", lines[0], r"\midrule"]
+        return "\n".join([*top, *lines[1:], r"\bottomrule", r"\end{tabular}"])
+
     def _is_right(self, index: int) -> bool:
         if self.columns[index].align != "auto":
             return self.columns[index].align == "right"
@@ -109,6 +127,27 @@ def _clean(text: str) -> str:
 
 def _escape(text: str) -> str:
     return re.sub(r"([\\|*`\[\]<])", r"\\\1", text)
+
+
+_LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "−": "$-$",
+    "<": "$<$",
+    ">": "$>$",
+    "–": "--",
+    "ρ": r"$\rho$",
+    "×": r"$\times$",
+}
+
+
+def _escape_latex(text: str) -> str:
+    # A hyphen before a digit is a minus sign.
+    text = re.sub(r"(?<![\w.])-(?=\.?\d)", "−", text)
+    return "".join(_LATEX.get(character, character) for character in text)
 
 
 def _width(text: str) -> int:
