@@ -256,6 +256,51 @@ def test_hooks_inside_a_checkpoint():
             model(tokens(), labels=tokens())
 
 
+def compile_outside(model):
+    return torch.compile(model, backend="eager")
+
+
+def compile_in_place(model):
+    model.compile(backend="eager")
+    return model
+
+
+@pytest.mark.parametrize("compiled", [compile_outside, compile_in_place])
+def test_what_was_compiled_and_called_before_is_told(compiled):
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    batch = {"input_ids": tokens(), "labels": tokens()}
+    model = HooksInside(None).train()
+    state = model.state_dict()
+    model = compiled(model)
+    model(**batch)
+    with attach(model, DispersionLoss()), pytest.raises(UserError, match="attach before the first call of a compiled"):
+        model(**batch)
+    torch.compiler.reset()
+    with attach(model, DispersionLoss()) as handle:
+        model(**batch)
+        found = handle.loss()
+    plain = HooksInside(None).train()
+    plain.load_state_dict(state)
+    with attach(plain, DispersionLoss()) as handle:
+        plain(**batch)
+        torch.testing.assert_close(found, handle.loss())
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+def test_a_compiled_body_that_shows_its_end_alone_is_told():
+    """The loss would be that of the last layer, without a sound."""
+    torch.compiler.reset()
+    model, batch = build("llama").train(), padded([9, 4, 7])
+    model.model = torch.compile(model.model, backend="eager")
+    model(**batch)
+    with attach(model, DispersionLoss()), pytest.raises(UserError, match="attach before the first call of a compiled"):
+        model(**batch)
+    with attach(model, DispersionLoss(), layers="last") as handle:
+        model(**batch)
+        assert handle.loss().requires_grad
+
+
 def test_random_pairs_are_drawn_anew_and_resumed():
     model = build("gpt2").train()
     ids = tokens()

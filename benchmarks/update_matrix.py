@@ -1,4 +1,4 @@
-"""`python benchmarks/updates.py`: every way to train the same sixteen sequences, and how far its update is from the formula written by hand.
+"""`python benchmarks/update_matrix.py`: every way to train the same sixteen sequences, and how far its update is from the formula written by hand.
 
 The matrix is that of tests/updates, all of it: the tests run a part. Writes results/updates.json, after each group of processes what is known by
 then; docs/updates.md shows it.
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of updates.json")
     arguments = parser.parse_args()
     packages = {name: version(name) for name in ("transformers", "accelerate")}
-    origin = {"study": "updates", "command": "python benchmarks/updates.py", **provenance(), **packages}
+    origin = {"study": "updates", "command": "python benchmarks/update_matrix.py", **provenance(), **packages}
     found: Outcome = {}
     for cases in groups():
         found |= measure(cases)
