@@ -29,11 +29,10 @@ Outcome = dict[Case, float | str]
 
 
 def groups() -> list[list[Case]]:
-    """The cases that run together in the same processes: of 1, 2, 4 and, because they take longest, those that compile."""
+    """The cases that run together in the same processes; those of most processes, and those that compile, come last."""
     every = [case for row in ROWS for case in row.cases()]
-    plain = [[case for case in every if case.compiled == "off" and case.processes == count] for count in (1, 2, 4)]
-    compiled = [[case for case in every if case.compiled != "off" and case.processes == count] for count in (1, 2)]
-    return plain + compiled
+    order = [(False, 1), (False, 2), (True, 1), (False, 4), (True, 2)]
+    return [[case for case in every if (case.compiled != "off", case.processes) == kind] for kind in order]
 
 
 def measure(cases: Sequence[Case]) -> Outcome:

@@ -74,23 +74,22 @@ class Row:
         name: what a reader sees.
         case: the way; its model and accumulation are those of the columns.
         accumulations, models: that are run.
-        quick, quick_models: accumulations and models that the tests run; the script runs all.
+        quick: models that the tests run; the script runs all.
     """
 
     group: str
     name: str
     case: Case
-    accumulations: tuple[int, ...] = ALL
+    accumulations: tuple[int, ...] = SOME
     models: tuple[str, ...] = MODELS
-    quick: tuple[int, ...] = SOME
-    quick_models: tuple[str, ...] = MODELS
+    quick: tuple[str, ...] = MODELS
 
     def cases(self, quick: bool = False) -> Iterator[Case]:
         """Those of the row that exist: with p processes at most 16 / p micro-batches."""
         for accumulation in self.accumulations:
             case = replace(self.case, accumulation=accumulation)
-            if case.batch and (accumulation in self.quick or not quick):
-                models = [model for model in self.models if model in self.quick_models or not quick]
+            if case.batch:
+                models = [model for model in self.models if model in self.quick or not quick]
                 yield from (replace(case, model=model) for model in models)
 
 
@@ -98,68 +97,59 @@ def over(processes: int, **given: str) -> Case:
     return Case(processes=processes, **{"wrapper": "DDP", **given})
 
 
-ROWS = [
-    Row("One process", "the formula by hand", Case(how="by hand"), quick=ALL),
-    Row("One process", "`attach`, plain loop", Case(), quick=ALL),
-    Row("One process", "`attach`, transformers' Trainer", Case(how="Trainer"), quick=ALL),
-    Row(
-        "One process",
-        "the same, GPT-2's `loss_type` left as it is",
-        Case(how="Trainer", first_labels=True),
-        models=("gpt2",),
-    ),
-    Row("One process", "`attach`, Accelerate loop", Case(how="Accelerate")),
-    Row("One process", "`attach`, `Update` of `decondense train`", Case(how="Update"), quick=ALL),
-    Row("One process", "`attach`, documents packed in one row", Case(packed=True)),
+ONE = [
+    Row("One process", "the formula by hand", Case(how="by hand"), ALL),
+    Row("One process", "plain loop", Case(), ALL),
+    Row("One process", "transformers' Trainer", Case(how="Trainer"), ALL),
+    Row("One process", "Trainer, GPT-2's loss_type as it is", Case(how="Trainer", first_labels=True), models=("gpt2",)),
+    Row("One process", "Accelerate", Case(how="Accelerate")),
+    Row("One process", "Update, as decondense train has it", Case(how="Update"), ALL),
+    Row("One process", "documents packed in one row", Case(packed=True)),
     Row("Gradient checkpointing", "plain loop, non-reentrant", Case(checkpointing="non-reentrant")),
     Row("Gradient checkpointing", "plain loop, reentrant", Case(checkpointing="reentrant")),
     Row("Gradient checkpointing", "Trainer, non-reentrant", Case(how="Trainer", checkpointing="non-reentrant")),
     Row("Gradient checkpointing", "Trainer, reentrant", Case(how="Trainer", checkpointing="reentrant")),
-    Row(
-        "torch.compile", "aot_eager, plain loop", Case(compiled="aot_eager"), SOME, quick=(4,), quick_models=("llama",)
-    ),
-    Row("torch.compile", "inductor, plain loop", Case(compiled="inductor"), (4,), quick_models=("llama",)),
-    Row(
-        "torch.compile", "aot_eager, `attach` after it", Case(compiled="aot_eager", first="wrap"), (4,), ("llama",), ()
-    ),
-    Row("torch.compile", "aot_eager, Trainer", Case(how="Trainer", compiled="aot_eager"), (4,), ("llama",), ()),
-    Row("torch.compile", "inductor, Trainer", Case(how="Trainer", compiled="inductor"), (4,), ("llama",), ()),
-    Row("torch.compile", "2 processes, DDP, aot_eager", over(2, compiled="aot_eager"), (4,), ("llama",), ()),
-    Row("torch.compile", "2 processes, DDP, inductor", over(2, compiled="inductor"), (4,), ("llama",), ()),
-    Row(
-        "torch.compile",
-        "2 processes, FSDP2, aot_eager",
-        over(2, wrapper="FSDP2", compiled="aot_eager"),
-        (4,),
-        ("llama",),
-        (),
-    ),
-    *(
-        row
-        for processes in (2, 4)
-        for group in [f"{processes} processes"]
-        for row in [
-            Row(group, "DDP", over(processes)),
-            Row(group, "DDP, `attach` after it", over(processes, first="wrap")),
-            Row(group, "DDP, non-reentrant checkpointing", over(processes, checkpointing="non-reentrant")),
-            Row(group, "DDP, Trainer", over(processes, how="Trainer")),
-            Row(group, "DDP, Accelerate", over(processes, how="Accelerate")),
-            Row(group, "DDP, `Update`", over(processes, how="Update")),
-            Row(group, "FSDP2", over(processes, wrapper="FSDP2")),
-            Row(group, "FSDP2, `attach` after it", over(processes, wrapper="FSDP2", first="wrap")),
-            Row(
-                group,
-                "FSDP2, non-reentrant checkpointing",
-                over(processes, wrapper="FSDP2", checkpointing="non-reentrant"),
-            ),
-            Row(group, "FSDP2, Trainer", over(processes, wrapper="FSDP2", how="Trainer")),
-        ]
-    ),
     Row("bfloat16 autocast", "the formula by hand", Case(how="by hand", precision="bfloat16")),
-    Row("bfloat16 autocast", "`attach`, plain loop", Case(precision="bfloat16")),
-    Row("bfloat16 autocast", "`attach`, Trainer", Case(how="Trainer", precision="bfloat16")),
-    *(Row("Mistakes", text, Case(how=how), quick=ALL) for how, text in MISTAKES.items()),
+    Row("bfloat16 autocast", "plain loop", Case(precision="bfloat16")),
+    Row("bfloat16 autocast", "Trainer", Case(how="Trainer", precision="bfloat16")),
 ]
+
+
+def several(processes: int) -> list[Row]:
+    """The ways of processes that share the sequences."""
+    splits = ALL if processes == 2 else SOME
+    ways = [
+        ("DDP", over(processes), splits),
+        ("DDP, attached after it", over(processes, first="wrap"), SOME),
+        ("DDP, non-reentrant checkpointing", over(processes, checkpointing="non-reentrant"), SOME),
+        ("DDP, Trainer", over(processes, how="Trainer"), SOME),
+        ("DDP, Accelerate", over(processes, how="Accelerate"), SOME),
+        ("DDP, Update", over(processes, how="Update"), SOME),
+        ("FSDP2", over(processes, wrapper="FSDP2"), splits),
+        ("FSDP2, attached after it", over(processes, wrapper="FSDP2", first="wrap"), SOME),
+        ("FSDP2, non-reentrant", over(processes, wrapper="FSDP2", checkpointing="non-reentrant"), SOME),
+        ("FSDP2, Trainer", over(processes, wrapper="FSDP2", how="Trainer"), SOME),
+    ]
+    return [Row(f"{processes} processes", name, case, accumulations) for name, case, accumulations in ways]
+
+
+def compiling(name: str, case: Case, models: tuple[str, ...] = ("llama",), quick: tuple[str, ...] = ()) -> Row:
+    """Compiling takes long, and gains nothing from another split: four micro-batches of several lengths each."""
+    return Row("torch.compile", name, case, (4,), models, quick)
+
+
+COMPILED = [
+    compiling("plain loop, aot_eager", Case(compiled="aot_eager"), MODELS, quick=("llama",)),
+    compiling("plain loop, inductor", Case(compiled="inductor"), MODELS, quick=("llama",)),
+    compiling("attached after it, before the first call", Case(compiled="aot_eager", first="wrap")),
+    compiling("Trainer, aot_eager", Case(how="Trainer", compiled="aot_eager")),
+    compiling("Trainer, inductor", Case(how="Trainer", compiled="inductor")),
+    compiling("2 processes, DDP, aot_eager", over(2, compiled="aot_eager")),
+    compiling("2 processes, DDP, inductor", over(2, compiled="inductor")),
+    compiling("2 processes, FSDP2, aot_eager", over(2, compiled="aot_eager", wrapper="FSDP2")),
+]
+WRONG = [Row("Mistakes, which must differ", text, Case(how=how), ALL) for how, text in MISTAKES.items()]
+ROWS = [*ONE, *COMPILED, *several(2), *several(4), *WRONG]
 
 
 def chosen(processes: int, quick: bool) -> list[Case]:
