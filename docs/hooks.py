@@ -1,11 +1,16 @@
-"""Pages in, pages out: puts the tables of formulations and of metrics where a page asks for them. Knows none of either.
+"""Pages in, pages out: puts the tables of formulations, of metrics and of updates where a page asks for them. Knows no row of them.
 
 A new row shows up by itself.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from html import escape
+from itertools import groupby
+from pathlib import Path
+from typing import Any
 
 from decondense.geometry.metrics import METRICS
 from decondense.losses.formulations import FORMULATIONS
@@ -13,7 +18,13 @@ from decondense.losses.formulations import FORMULATIONS
 
 def on_page_markdown(markdown: str, **_: object) -> str:
     """Put each table in place of its placeholder; called by mkdocs for each page."""
-    for name, table in (("formulations", formulation_table), ("metrics", metric_table)):
+    tables = {
+        "formulations": formulation_table,
+        "metrics": metric_table,
+        "updates": update_table,
+        "updates that are wrong": lambda: update_table(mistakes=True),
+    }
+    for name, table in tables.items():
         placeholder = f"<!-- {name} -->"
         if placeholder in markdown:
             markdown = markdown.replace(placeholder, table())
@@ -32,6 +43,29 @@ def metric_table() -> str:
     of = {"text": "a text", "layers": "layer means", "pairs": "all pairs", "texts": "all texts", "sample": "the sample"}
     rows = [[row.name, row.formula, of[row.level], row.source] for row in METRICS.values()]
     return _table(["name", "formula", "of", "source"], rows)
+
+
+def update_table(mistakes: bool = False) -> str:
+    """The rows of results/updates.json, those of `mistakes` or the others: the worse of the models in a cell, a column for each accumulation."""
+    found = json.loads((Path(__file__).parent.parent / "results" / "updates.json").read_text(encoding="utf-8"))
+    rows = [row for row in found["rows"] if row["group"].startswith("Mistakes") == mistakes]
+    splits = sorted({row["accumulation"] for row in rows})
+    heads = ["", *(f"{split} pass" + "es" * (split > 1) for split in splits)]
+    lines = ["| " + " | ".join(heads) + " |", "|:---|" + "---:|" * len(splits)]
+    for group, members in groupby(rows, lambda row: row["group"]):
+        if not mistakes:
+            lines.append(f"| **{_cell(group)}** |" + " |" * len(splits))
+        for name, ways in groupby(members, lambda row: row["name"]):
+            lines.append(f"| {_cell(name)} | " + " | ".join(_differences(list(ways), splits)) + " |")
+    return "\n".join(lines)
+
+
+def _differences(rows: list[dict[str, Any]], splits: list[int]) -> Iterator[str]:
+    for split in splits:
+        chosen = [row for row in rows if row["accumulation"] == split]
+        told = [row["not_run"] for row in chosen if row["not_run"]]
+        known = [row["relative_difference"] for row in chosen if row["relative_difference"] is not None]
+        yield _cell(told[0]) if told else f"{max(known):.0e}" if known else "–"
 
 
 def _table(heads: list[str], rows: list[list[str]]) -> str:

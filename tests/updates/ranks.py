@@ -28,14 +28,18 @@ class Failed(RuntimeError):
         self.case, self.found = case, found
 
 
-def run(cases: Sequence[Case], processes: int, folder: Path, tell: bool = False) -> dict[Case, float]:
-    """The largest difference over ranks of each case; with `tell` each is printed. `folder` is empty and goes to the ranks.
+def run(
+    cases: Sequence[Case], processes: int, folder: Path, tell: bool = False, seconds: float = CASE_SECONDS
+) -> dict[Case, float]:
+    """The largest difference over ranks of each case, which takes at most some seconds; with `tell` each is printed.
+
+    `folder` is empty and goes to the ranks.
 
     Raises:
         Failed: with the traceback of the rank that failed, or of the one that hung.
     """
     context = torch.multiprocessing.start_processes(
-        _work, (list(cases), processes, str(folder), tell), nprocs=processes, join=False, start_method="spawn"
+        _work, (list(cases), processes, str(folder), tell, seconds), nprocs=processes, join=False, start_method="spawn"
     )
     problem = ""
     try:
@@ -59,7 +63,7 @@ def _read(path: Path) -> dict[Case, float]:
     return dict(torch.load(path, weights_only=False)) if path.exists() else {}
 
 
-def _work(rank: int, cases: list[Case], processes: int, folder: str, tell: bool) -> None:
+def _work(rank: int, cases: list[Case], processes: int, folder: str, tell: bool, seconds: float = CASE_SECONDS) -> None:
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     if processes > 1:
@@ -71,12 +75,12 @@ def _work(rank: int, cases: list[Case], processes: int, folder: str, tell: bool)
             init_method=f"file://{folder}/store",
             rank=rank,
             world_size=processes,
-            timeout=timedelta(seconds=CASE_SECONDS),
+            timeout=timedelta(seconds=seconds),
         )
     found: dict[Case, float] = {}
     with open(f"{folder}/{rank}.stuck", "w") as stuck:
         for case in cases:
-            faulthandler.dump_traceback_later(CASE_SECONDS, exit=True, file=stuck)
+            faulthandler.dump_traceback_later(seconds, exit=True, file=stuck)
             began = time.perf_counter()
             found[case] = difference(change(case, Path(folder)), reference(case.model, case.first_labels))
             if tell and rank == 0:

@@ -1,5 +1,8 @@
 """Every way to train the same sixteen sequences makes the update of the formula written by hand; the mistakes do not."""
 
+import json
+import runpy
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -54,8 +57,9 @@ def test_the_update_is_that_of_the_formula(found_by, case):
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_the_reference_is_float64_but_for_rounding(name):
-    assert difference(reference(name), reference(name, dtype=torch.float64)) < TOLERANCE / 10
+def test_the_tolerance_leaves_room_for_rounding_alone(name):
+    """The reference is itself rounded: 1e-6 from what it is in float64."""
+    assert difference(reference(name), reference(name, dtype=torch.float64)) < TOLERANCE / 5
 
 
 def test_every_row_has_cases_and_no_two_are_the_same():
@@ -72,3 +76,24 @@ def test_what_fails_on_a_rank_is_told_with_its_traceback(tmp_path):
     assert error.value.case == bad
     assert error.value.found == {good: 0.0}
     assert "in build" in str(error.value)
+
+
+def test_what_hangs_ends_and_tells_where(tmp_path):
+    case = Case(how="by hand")
+    with pytest.raises(Failed, match=r"Timeout \(0:00:00.05") as error:
+        run([case], 1, tmp_path, seconds=0.05)  # building the model takes longer
+    assert error.value.case == case
+    assert "in change" in str(error.value)
+
+
+def test_the_table_of_the_docs_is_of_this_matrix(root):
+    rows = json.loads((root / "results" / "updates.json").read_text(encoding="utf-8"))["rows"]
+    cases = [(row.group, row.name, case) for row in ROWS for case in row.cases()]
+    keys = ("model", "processes", "batch", "accumulation")
+    assert [(row["group"], row["name"], *(row[key] for key in keys)) for row in rows] == [
+        (group, name, *(getattr(case, key) for key in keys)) for group, name, case in cases
+    ]
+    hooks = runpy.run_path(str(root / "docs" / "hooks.py"))
+    page = hooks["on_page_markdown"]((root / "docs" / "updates.md").read_text(encoding="utf-8"))
+    assert "<!--" not in page
+    assert all(f"| {row.name} |" in page for row in ROWS if "_" not in row.name)
