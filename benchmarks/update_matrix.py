@@ -1,12 +1,14 @@
 """`python benchmarks/update_matrix.py`: every way to train the same sixteen sequences, and how far its update is from the formula written by hand.
 
 The matrix is that of tests/updates, all of it: the tests run a part. Writes results/updates.json, after each group of processes what is known by
-then; docs/updates.md shows it.
+then; docs/updates.md shows it. Run again it goes on with what is missing, as long as decondense and the matrix are the same.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -14,7 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
 
 from updates.cases import ROWS, Case
 from updates.limits import TOLERANCE, is_mistake, limit
@@ -24,15 +27,39 @@ from decondense.files import write_json
 from decondense.report.tables import Column, Table
 from decondense.studies.provenance import provenance
 
+CASE_SECONDS = 1200
+"""Far more than compiling takes, on a machine that does much else too."""
+
 Outcome = dict[Case, float | str]
 """The difference of a case, or why there is none."""
 
 
-def groups() -> list[list[Case]]:
-    """The cases that run together in the same processes; those of most processes, and those that compile, come last."""
-    every = [case for row in ROWS for case in row.cases()]
-    order = [(False, 1), (False, 2), (True, 1), (False, 4), (True, 2)]
-    return [[case for case in every if (case.compiled != "off", case.processes) == kind] for kind in order]
+def groups(known: Outcome) -> list[list[Case]]:
+    """The cases that are not known, as they run together in the same processes; each that compiles is a group, and comes last."""
+    left = [case for row in ROWS for case in row.cases() if case not in known]
+    plain = [[case for case in left if case.compiled == "off" and case.processes == count] for count in (1, 2, 4)]
+    return [group for group in plain if group] + [[case] for case in left if case.compiled != "off"]
+
+
+def sources() -> str:
+    """A digest of all that the numbers depend on here."""
+    matrix = [ROOT / "tests" / "updates" / f"{name}.py" for name in ("cases", "reference", "ways")]
+    digest = hashlib.sha256()
+    for path in sorted([*(ROOT / "src").rglob("*.py"), *matrix]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def earlier(path: Path, origin: dict[str, Any]) -> Outcome:
+    """The differences in the file, where it is of the same sources and versions."""
+    if not path.exists():
+        return {}
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if any(content.get(key) != origin[key] for key in ("sources", "torch", "transformers", "accelerate")):
+        return {}
+    cases = [case for row in ROWS for case in row.cases()]
+    found = zip(cases, content["rows"], strict=True)
+    return {case: row["relative_difference"] for case, row in found if row["relative_difference"] is not None}
 
 
 def measure(cases: Sequence[Case]) -> Outcome:
@@ -42,7 +69,7 @@ def measure(cases: Sequence[Case]) -> Outcome:
     while left:
         try:
             with tempfile.TemporaryDirectory() as folder:
-                found |= run(left, left[0].processes, Path(folder), tell=True)
+                found |= run(left, left[0].processes, Path(folder), tell=True, seconds=CASE_SECONDS)
         except Failed as error:
             print(error, file=sys.stderr, flush=True)
             told = [line for line in str(error).splitlines() if line.strip()]
@@ -88,12 +115,19 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of updates.json")
     arguments = parser.parse_args()
     packages = {name: version(name) for name in ("transformers", "accelerate")}
-    origin = {"study": "updates", "command": "python benchmarks/update_matrix.py", **provenance(), **packages}
-    found: Outcome = {}
-    for cases in groups():
+    origin = {
+        "study": "updates",
+        "command": "python benchmarks/update_matrix.py",
+        **provenance(),
+        **packages,
+        "sources": sources(),
+    }
+    path = arguments.results / "updates.json"
+    found = earlier(path, origin)
+    for cases in groups(found):
         found |= measure(cases)
-        rows = tabulate(found)
-        write_json(arguments.results / "updates.json", {**origin, "tolerance": TOLERANCE, "rows": rows})
+        write_json(path, {**origin, "tolerance": TOLERANCE, "rows": tabulate(found)})
+    rows = tabulate(found)
     print(table(rows).plain())
     wrong = [row for row in rows if row["limit"] is not None and not (row["relative_difference"] or 0) <= row["limit"]]
     near = [row for row in rows if row["mistake"] and (row["relative_difference"] or 1) <= TOLERANCE]

@@ -6,7 +6,6 @@ A new row shows up by itself.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from html import escape
 from itertools import groupby
 from pathlib import Path
@@ -46,7 +45,10 @@ def metric_table() -> str:
 
 
 def update_table(mistakes: bool = False) -> str:
-    """The rows of results/updates.json, those of `mistakes` or the others: the worse of the models in a cell, a column for each accumulation."""
+    """The rows of results/updates.json, those of `mistakes` or the others: a column for each accumulation.
+
+    A cell is of the model that tells most against the row: the larger difference, of a mistake the smaller. Why a row was not run stands below.
+    """
     found = json.loads((Path(__file__).parent.parent / "results" / "updates.json").read_text(encoding="utf-8"))
     rows = [row for row in found["rows"] if row["group"].startswith("Mistakes") == mistakes]
     splits = sorted({row["accumulation"] for row in rows})
@@ -56,16 +58,21 @@ def update_table(mistakes: bool = False) -> str:
         if not mistakes:
             lines.append(f"| **{_cell(group)}** |" + " |" * len(splits))
         for name, ways in groupby(members, lambda row: row["name"]):
-            lines.append(f"| {_cell(name)} | " + " | ".join(_differences(list(ways), splits)) + " |")
-    return "\n".join(lines)
+            of_way = list(ways)
+            cells = [_difference([row for row in of_way if row["accumulation"] == split]) for split in splits]
+            lines.append(f"| {_cell(name)} | " + " | ".join(cells) + " |")
+    left_out = {f"{row['group']}, {row['name']}: {row['not_run']}": None for row in rows if row["not_run"]}
+    return "\n".join([*lines, *(f"\n{_cell(reason)}" for reason in left_out)])
 
 
-def _differences(rows: list[dict[str, Any]], splits: list[int]) -> Iterator[str]:
-    for split in splits:
-        chosen = [row for row in rows if row["accumulation"] == split]
-        told = [row["not_run"] for row in chosen if row["not_run"]]
-        known = [row["relative_difference"] for row in chosen if row["relative_difference"] is not None]
-        yield _cell(told[0]) if told else f"{max(known):.0e}" if known else "–"
+def _difference(rows: list[dict[str, Any]]) -> str:
+    if any(row["not_run"] for row in rows):
+        return "not run"
+    if not rows:
+        return "–"
+    worse = min if rows[0]["mistake"] else max
+    value: float = worse(row["relative_difference"] for row in rows)
+    return f"{value:.1f}" if value >= 0.1 else f"{value:.0e}"
 
 
 def _table(heads: list[str], rows: list[list[str]]) -> str:
