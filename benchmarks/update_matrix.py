@@ -16,8 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from updates.cases import ROWS, Case
 from updates.limits import TOLERANCE, is_mistake, limit
@@ -27,6 +26,7 @@ from decondense.files import write_json
 from decondense.report.tables import Column, Table
 from decondense.studies.provenance import provenance
 
+ROOT = Path(__file__).resolve().parent.parent
 CASE_SECONDS = 1200
 """Far more than compiling takes, on a machine that does much else too."""
 
