@@ -1,4 +1,4 @@
-"""Pages in, pages out: puts tables where a page asks for them: of formulations, of metrics, of what a simulation found. Knows none of these.
+"""Pages in, pages out: puts tables where a page asks for them, of formulations, of metrics, of results. Knows no row of them.
 
 A new row shows up by itself.
 """
@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 from html import escape
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from decondense.geometry.metrics import METRICS
 from decondense.losses.formulations import FORMULATIONS
@@ -17,7 +19,13 @@ RESULTS = Path(__file__).resolve().parent.parent / "results"
 
 def on_page_markdown(markdown: str, **_: object) -> str:
     """Put each table in place of its placeholder; called by mkdocs for each page."""
-    tables = {"formulations": formulation_table, "metrics": metric_table, "compare-simulation": simulation_table}
+    tables = {
+        "formulations": formulation_table,
+        "metrics": metric_table,
+        "compare-simulation": simulation_table,
+        "updates": update_table,
+        "updates that are wrong": lambda: update_table(mistakes=True),
+    }
     for name, table in tables.items():
         placeholder = f"<!-- {name} -->"
         if placeholder in markdown:
@@ -55,6 +63,37 @@ def simulation_table() -> str:
             shares = [f"{row[name]:.1%} ±{2 * row[f'{name}_error']:.1%}" for row in chosen]
             lines.append(f"| {scenario} | {test} | {found} | " + " | ".join(shares) + " |")
     return "\n".join(lines)
+
+
+def update_table(mistakes: bool = False) -> str:
+    """The rows of results/updates.json, those of `mistakes` or the others: a column for each accumulation.
+
+    A cell is of the model that tells most against the row: the larger difference, of a mistake the smaller. Why a row was not run stands below.
+    """
+    found = json.loads((RESULTS / "updates.json").read_text(encoding="utf-8"))
+    rows = [row for row in found["rows"] if row["group"].startswith("Mistakes") == mistakes]
+    splits = sorted({row["accumulation"] for row in rows})
+    heads = ["", *(f"{split} pass" + "es" * (split > 1) for split in splits)]
+    lines = ["| " + " | ".join(heads) + " |", "|:---|" + "---:|" * len(splits)]
+    for group, members in groupby(rows, lambda row: row["group"]):
+        if not mistakes:
+            lines.append(f"| **{_cell(group)}** |" + " |" * len(splits))
+        for name, ways in groupby(members, lambda row: row["name"]):
+            of_way = list(ways)
+            cells = [_difference([row for row in of_way if row["accumulation"] == split]) for split in splits]
+            lines.append(f"| {_cell(name)} | " + " | ".join(cells) + " |")
+    left_out = {f"{row['group']}, {row['name']}: {row['not_run']}": None for row in rows if row["not_run"]}
+    return "\n".join([*lines, *(f"\n{_cell(reason)}" for reason in left_out)])
+
+
+def _difference(rows: list[dict[str, Any]]) -> str:
+    if any(row["not_run"] for row in rows):
+        return "not run"
+    if not rows:
+        return "–"
+    worse = min if rows[0]["mistake"] else max
+    value: float = worse(row["relative_difference"] for row in rows)
+    return f"{value:.1f}" if value >= 0.1 else f"{value:.0e}"
 
 
 def _table(heads: list[str], rows: list[list[str]]) -> str:

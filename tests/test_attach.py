@@ -1,6 +1,10 @@
 """What `attach` adds to a model's loss, how it weighs sequences, and that it leaves no trace."""
 
 import gc
+import json
+import os
+import subprocess
+import sys
 import weakref
 
 import pytest
@@ -254,6 +258,22 @@ def test_hooks_inside_a_checkpoint():
         model.reentrant = True
         with pytest.raises(UserError, match="run without gradients.*use_reentrant"):
             model(tokens(), labels=tokens())
+
+
+def test_what_was_compiled_and_called_before_is_told(root):
+    """In a process of its own: torch.compile cannot go through the shape checks of the tests."""
+    script = root / "tests" / "attach_late.py"
+    given = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root / "src"), os.environ.get("PYTHONPATH", "")])}
+    run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=given, timeout=300)
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout.splitlines()[-1])
+    told = "attach before the first call of a compiled model, or call torch.compiler.reset() and then attach"
+    assert found["outside"].endswith(told)
+    assert found["in place"].endswith(told)
+    # Of a compiled body the end alone shows: a loss on that would be another, without a sound.
+    assert found["body"].endswith(told)
+    assert found["after reset"] == pytest.approx(found["not compiled"], rel=1e-5)
+    assert found["last layer of a compiled body"] == pytest.approx(found["last layer"], rel=1e-5)
 
 
 def test_random_pairs_are_drawn_anew_and_resumed():

@@ -51,7 +51,7 @@ def attach(
     Raises:
         UserError: (a ValueError) unknown layers, or a model that a loss is attached to already. While training: a forward pass without a loss to
             add to (no labels given), a four-dimensional attention mask without document ids, a layer run without gradients (reentrant
-            gradient checkpointing around hooks).
+            gradient checkpointing around hooks), a model that was compiled and called before.
     """
     return Attachment(model, loss, weight, layers, add_to_loss)
 
@@ -167,9 +167,12 @@ class Attachment:
         return _add_to_output(output, self.weight * self._term) if self._add_to_loss else None
 
     def _mean_over_layers(self, batch: Batch) -> Float[Tensor, ""]:
-        if not self._hidden:
+        # A model may skip some of its blocks, and the loss is taken on those that ran. That none was seen is no choice of the model's.
+        if not self._hidden or (len(self._hidden) < len(self.layers) and not self._watch.saw_blocks()):
             raise UserError(
-                f"{type(self._model).__name__}: its forward pass ran none of its blocks, so there is no layer to take the loss on"
+                f"{type(self._model).__name__}: none of its blocks was seen to run, so there is no layer to take the loss on; "
+                "what torch.compile made before attach does not show them: attach before the first call of a compiled model, "
+                "or call torch.compiler.reset() and then attach"
             )
         first = next(iter(self._hidden.values()))
         sequences = batch.sequences(first, self._loss.find_sequences)

@@ -61,7 +61,7 @@ COMMANDS = {
     "quantize": Command(
         "decondense.commands.quantize",
         "QuantizeConfig",
-        "round the weights of models to 8, 4, 3, 2 bits: perplexity, bytes, spread; twins compared",
+        "round weights to 8, 4, 3, 2 bits: perplexity, bytes, spread; twins compared",
         "finished models are kept, run the same command again to go on",
     ),
     "compare": Command(

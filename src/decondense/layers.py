@@ -125,6 +125,10 @@ class Watch:
             )
         self._visit(index, hidden)
 
+    def saw_blocks(self) -> bool:
+        """Whether the last forward pass showed an entry before the last, watched or not."""
+        return any(index < len(self._labels) - 1 for index in self._shown)
+
     def check(self) -> None:
         """Raise `UserError` unless the last forward pass ran through each layer once. With `names` every forward pass ends with this check.
 

@@ -5,11 +5,11 @@ import json
 
 import numpy
 import pytest
+from run_files import evaluation, training
 
 from decondense.cli import main
 from decondense.commands.compare_report import decimals, write_p
 from decondense.evaluate.comparing import compare_runs
-from runs import evaluation, training
 
 
 def compare(*words):

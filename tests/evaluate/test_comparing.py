@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy
 import pytest
 import scipy.stats
+from run_files import CONFIG, evaluation, training, write
 
 from decondense.errors import UserError
 from decondense.evaluate.compared import Comparison, Row
 from decondense.evaluate.comparing import compare_runs
 from decondense.evaluate.intervals import mean_interval, paired_difference
-from runs import CONFIG, evaluation, training, write
 
 
 def row(comparison: Comparison, arm: str, metric: str = "perplexity", task: str = "held-out text") -> Row:
