@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -28,7 +29,10 @@ def joined() -> Iterator[bool]:
         )
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    dist.init_process_group("gloo")
+    # transformers would load weights on one process alone for accelerate (--use_fsdp) to hand on; here each loads its own.
+    os.environ.pop("FSDP_CPU_RAM_EFFICIENT_LOADING", None)
+    # The first process may tokenise for hours while the others wait.
+    dist.init_process_group("gloo", timeout=timedelta(days=1))
     try:
         yield rank() == 0
     finally:

@@ -17,6 +17,7 @@ from decondense.commands import folder as folders
 from decondense.commands import processes
 from decondense.errors import UserError, require
 from decondense.files import claim_folder, write_json
+from decondense.ranks import agreed
 from decondense.report.tables import Column, Table
 from decondense.studies.provenance import provenance
 from decondense.train import build, data
@@ -69,14 +70,17 @@ def train_arms(
     origin = provenance()
     told = {"version": __version__, "commit": origin["commit"], "provenance": origin, "texts_digest": text.digest}
     own = {"texts_digest": text.digest, **config.recorded(None if config.several else jobs[0][0], config.seed)}
-    with folders.claimed(config.out, KIND, own) if first else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        with agreed():
+            if first:
+                stack.enter_context(folders.claimed(config.out, KIND, own))
         if not all((folder / RESULTS).is_file() for folder in places):
             told |= about()
         for (arm, seed), folder in zip(jobs, places, strict=True):
-            if first and config.several:
-                recorded = {"texts_digest": text.digest, **config.recorded(arm, seed)}
-                claim_folder(folder, {"kind": KIND, "version": __version__, **recorded})
-            processes.together()
+            with agreed():
+                if first and config.several:
+                    recorded = {"texts_digest": text.digest, **config.recorded(arm, seed)}
+                    claim_folder(folder, {"kind": KIND, "version": __version__, **recorded})
             if not (folder / RESULTS).is_file():
                 _tell(arm, config, first)
                 with _bar(f"{arm.name}-seed{seed}", config.steps, first) as (say, progress):
@@ -91,9 +95,9 @@ def open_text(config: RunConfig, tokenizer: Any, vocabulary: int, first: bool) -
     documents = open_documents(config.texts, config.field, config.join, config.streaming, config.held_out)
     cache = config.cache or data.default_cache()
     enough = (config.tokens, config.evaluation_windows * config.context)
-    if first:
-        data.prepare(documents, tokenizer, vocabulary, cache, *enough)
-    processes.together()
+    with agreed():
+        if first:
+            data.prepare(documents, tokenizer, vocabulary, cache, *enough)
     entry = data.prepare(documents, tokenizer, vocabulary, cache, *enough)
     return data.open_text(entry, tokenizer, config.context, config.evaluation_windows)
 

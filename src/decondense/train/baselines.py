@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from decondense.errors import UserError
+from decondense.train.sharding import fill
 
 
 class NoisyEmbedding:
@@ -102,7 +103,7 @@ class ActiveForgetting:
             drawn = torch.randn(weight.shape, generator=generator) * self.DEVIATION
             if self._padding is not None:
                 drawn[self._padding] = 0.0
-            weight.copy_(drawn)
+            fill(weight, drawn)
             optimizer.state.pop(weight, None)
         group = next(group for group in optimizer.param_groups if any(one is weight for one in group["params"]))
         group["lr"] = self.learning_rate_at(step)

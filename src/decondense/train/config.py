@@ -16,10 +16,12 @@ import tyro
 from decondense.errors import UserError, choose
 from decondense.losses.formulations import FORMULATIONS
 from decondense.models import choose_device
+from decondense.ranks import world
 from decondense.texts.tokenizer import SMALLEST_VOCABULARY
 from decondense.train.arms import BASELINE, FORGETTING, NOISE, Arm, parse_arm, parse_layers, parse_pairs
 from decondense.train.build import TINY, parse_overrides
 from decondense.train.documents import JOIN
+from decondense.train.sharding import DEVICES
 from decondense.train.trackers import TRACKERS
 
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -112,6 +114,9 @@ class RunConfig:
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them."""
 
+    fsdp: bool = False
+    """Spread weights, gradients and Adam's state over the processes (FSDP2), which write the state together and may be others when it goes on."""
+
     arms: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME[=VALUE] ...")] = ()
     """Several runs: cross_entropy, formulations (VALUE: weight), noisy_embedding (ALPHA, 5), active_forgetting (K, 1000); a folder each in --out."""
 
@@ -162,7 +167,15 @@ class RunConfig:
             choose("--report-to", name, TRACKERS)
         parse_layers(self.layers)
         parse_pairs(self.pairs, seed=0)
-        choose_device(self.device)
+        device = choose_device(self.device)
+        if self.fsdp and device.type not in DEVICES:
+            raise UserError(
+                f"--fsdp on {device}: weights can be spread over processes on {' and '.join(DEVICES)} alone"
+            )
+        if self.batch_size < world():
+            raise UserError(
+                f"--batch-size {self.batch_size}: cannot be shared by {world()} processes, each needs at least one window"
+            )
         found = self.all_arms()
         for arm in found:
             if not math.isfinite(arm.weight):

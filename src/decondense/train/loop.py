@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from decondense.errors import UserError
-from decondense.ranks import rank
-from decondense.train.saving import save_state
+from decondense.train.checkpoint import Checkpoint, Sharded, SingleFile, Stateful
+from decondense.train.sharding import whole
 from decondense.train.update import Batch, Update
 
 
@@ -52,14 +52,6 @@ class Schedule:
 
 class Diverged(UserError, FloatingPointError):
     """The loss or its gradient is no number. The weights are those before the step, and so is the state that was saved last."""
-
-
-@runtime_checkable
-class Stateful(Protocol):
-    """What belongs to a run and must go on with it."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
 
 
 class Together:
@@ -102,6 +94,7 @@ def train(
     update: Update | None = None,
     intervention: Intervention | None = None,
     report: Callable[[int, Mapping[str, float]], None] = lambda step, numbers: None,
+    sharded: bool = False,
 ) -> float:
     """Train `model` in place and return the seconds that took, observations not counted, interrupted parts added up.
 
@@ -110,6 +103,7 @@ def train(
         batch_at: gives the batch of a step, the same on every rank: token ids [batch, length], or what the objective of `update` reads.
         schedule: length, learning rate and the rest.
         state_path: where the state is saved every `save_every` steps; where it exists the run continues from it. It is left when training ends.
+            A file; with `sharded` a folder.
         observe: is called with the number of updates made so far, where that is in `observe_at`; the model is in evaluation mode then. After
             a kill an observation may be made a second time, of the same model.
         extra_state: what else belongs to the run (the handle of `attach`).
@@ -117,6 +111,7 @@ def train(
         update: how a batch becomes a gradient.
         intervention: acts between updates.
         report: is called with the number of updates made so far, the terms of the loss, `learning_rate` and `gradient_norm`.
+        sharded: each rank writes its share of the state, which any number of ranks reads.
 
     Raises:
         Diverged: (a UserError) a term or the gradient is NaN or infinite.
@@ -124,15 +119,8 @@ def train(
     """
     update = update or Update()
     optimizer = make_optimizer(model, schedule, () if intervention is None else intervention.parameters)
-    first, seconds = 0, 0.0
-    if state_path.exists():
-        state = torch.load(state_path, weights_only=True, map_location="cpu")
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        if extra_state is not None:
-            extra_state.load_state_dict(state["extra"])
-        first, seconds = state["step"], state["seconds"]
-    saved = first
+    checkpoint: Checkpoint = Sharded(state_path) if sharded else SingleFile(state_path)
+    first, seconds = checkpoint.load(model, optimizer, extra_state)
     for step in range(first, schedule.steps + 1):
         if step in observe_at:
             model.eval()
@@ -146,24 +134,15 @@ def train(
             intervention.before_update(step, optimizer)
         model.train()
         numbers = update.accumulate(model, batch_at(step), step)
-        norm = float(nn.utils.clip_grad_norm_(model.parameters(), schedule.clip))
-        _check(numbers, norm, step, _kept(state_path, saved))
+        norm = float(whole(nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)))
+        _check(numbers, norm, step, checkpoint.kept())
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         seconds += time.perf_counter() - began
         progress(step + 1)
         report(step + 1, {**numbers, "learning_rate": optimizer.param_groups[0]["lr"], "gradient_norm": norm})
         if (step + 1) % save_every == 0 and step + 1 < schedule.steps:
-            if rank() == 0:
-                state = {
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "extra": None if extra_state is None else extra_state.state_dict(),
-                    "step": step + 1,
-                    "seconds": seconds,
-                }
-                save_state(state_path, state, f"; {_kept(state_path, saved)}")
-            saved = step + 1
+            checkpoint.save(model, optimizer, extra_state, step + 1, seconds)
     return seconds
 
 
@@ -191,7 +170,3 @@ def _check(numbers: Mapping[str, float], norm: float, step: int, kept: str) -> N
     if broken:
         what = " and ".join(f"{name} is {value}" for name, value in broken.items())
         raise Diverged(f"{what} at step {step}: lower the learning rate or the weight of the term; {kept}")
-
-
-def _kept(state_path: Path, saved: int) -> str:
-    return f"the state after {saved} steps is kept in {state_path}" if state_path.exists() else "no state was saved yet"

@@ -18,10 +18,11 @@ from decondense.errors import UserError
 from decondense.evaluate.heldout import HeldOut, evaluate_windows
 from decondense.files import plain, write_json
 from decondense.losses.module import DispersionLoss
-from decondense.ranks import rank
-from decondense.train import build, trackers
+from decondense.ranks import agreed, rank
+from decondense.train import build, sharding, trackers
 from decondense.train.arms import Arm, parse_layers, parse_pairs
 from decondense.train.baselines import ActiveForgetting, NoisyEmbedding
+from decondense.train.checkpoint import Checkpoint, Sharded, SingleFile
 from decondense.train.config import RunConfig
 from decondense.train.data import Text
 from decondense.train.loop import Schedule, Together, train
@@ -29,6 +30,7 @@ from decondense.train.saving import save_model, saving
 from decondense.train.update import Objective, Update, model_loss, over_ranks
 
 STATE = "state.pt"
+SHARDED_STATE = "state"
 RESULTS = "results.json"
 KIND = "training"
 FINAL_METRICS = ["paper", "effective_rank"]
@@ -77,7 +79,7 @@ def run_arm(
     if first:
         for leftover in folder.glob(".*.part*"):
             leftover.unlink()  # of a process that was killed while it wrote
-    model = _make_model(config, seed, text.tokenizer)
+    model = _place(_make_model(config, seed, text.tokenizer), config)
     held_out = text.held_out.to(config.device)
     schedule = Schedule(config.steps, config.learning_rate, config.warmup, config.weight_decay, clip=config.clip)
     history = _History(config.batch_size * config.context)
@@ -94,7 +96,8 @@ def run_arm(
         follow = stack.enter_context(log)
 
         def observe(step: int) -> None:
-            if first:
+            # Where weights are spread over processes, none runs the model alone.
+            if first or config.fsdp:
                 seen = _evaluate(model, held_out, config, "mean_cosine", arm)
                 say(f"{_name(arm, seed)}: {history.add(step, seen)}")
                 follow(step, {"held_out/perplexity": seen.perplexity, **_layers(seen)})
@@ -107,7 +110,7 @@ def run_arm(
             model,
             lambda step: text.training.batch(config.batch_size, step, seed, config.device),
             schedule,
-            folder / STATE,
+            folder / (SHARDED_STATE if config.fsdp else STATE),
             observe,
             looks,
             extra_state=Together(**parts),
@@ -116,36 +119,51 @@ def run_arm(
             update=Update(objective, config.micro_batch, config.precision == "bfloat16", seed, over_ranks(model)),
             intervention=forgetting,
             report=report,
+            sharded=config.fsdp,
         )
-        if not first:
-            return {}
-        final = _evaluate(model, held_out, config, FINAL_METRICS, arm)
-        say(f"{_name(arm, seed)}: {history.add(config.steps, final)}")
-        follow(config.steps, {"held_out/perplexity": final.perplexity, **_layers(final)})
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+        if first or config.fsdp:
+            final = _evaluate(model, held_out, config, FINAL_METRICS, arm)
+            say(f"{_name(arm, seed)}: {history.add(config.steps, final)}")
+            follow(config.steps, {"held_out/perplexity": final.perplexity, **_layers(final)})
+    if sharding.is_sharded(model):
+        state = sharding.gather_state(model)
+        if first:
+            model = _make_model(config, seed, text.tokenizer)
+            model.load_state_dict(state)
+    content: dict[str, Any] = {}
+    with agreed():
+        if first:
+            content = {
+                "kind": KIND,
+                **about,
+                "config": config.recorded(arm, seed),
+                "arm": arm.name,
+                "seed": seed,
+                "steps": config.steps,
+                "tokens": config.tokens,
+                "seconds": seconds,
+                "parameters": sum(parameter.numel() for parameter in model.parameters()),
+                **final_numbers(final, text),
+                "history": history.entries,
+            }
+            _write(folder, model, config, text, final, content)
+    return content
+
+
+def _write(
+    folder: Path, model: Any, config: RunConfig, text: Text, final: HeldOut, content: Mapping[str, Any]
+) -> None:
+    """Write what a finished run leaves, and remove its state."""
     if config.lora:
         model = model.merge_and_unload()
     model.config.use_cache = True
     save_model(model, text.tokenizer, folder)
-    content = {
-        "kind": KIND,
-        **about,
-        "config": config.recorded(arm, seed),
-        "arm": arm.name,
-        "seed": seed,
-        "steps": config.steps,
-        "tokens": config.tokens,
-        "seconds": seconds,
-        "parameters": parameters,
-        **final_numbers(final, text),
-        "history": history.entries,
-    }
     with saving(folder):
         final.condensation.save(folder / "condensation.npz")
         # Written last: its presence says that the run is finished.
         write_json(folder / RESULTS, content)
-    (folder / STATE).unlink(missing_ok=True)
-    return content
+    checkpoint: Checkpoint = Sharded(folder / SHARDED_STATE) if config.fsdp else SingleFile(folder / STATE)
+    checkpoint.remove()
 
 
 class _History:
@@ -203,8 +221,12 @@ def _make_model(config: RunConfig, seed: int, tokenizer: Any) -> Any:
     if config.lora:
         torch.manual_seed(seed)
         model = build.adapt(model)
+    return model
+
+
+def _place(model: Any, config: RunConfig) -> Any:
     try:
-        return model.to(config.device)
+        return sharding.shard(model, config.device) if config.fsdp else model.to(config.device)
     except torch.OutOfMemoryError as error:
         raise UserError(f"the model does not fit into the memory of {config.device}") from error
 
@@ -239,9 +261,11 @@ def _objective(handle: Attachment | None, arm: Arm, base: Objective = cross_entr
 
 def _evaluate(model: Any, held_out: Tensor, config: RunConfig, metrics: str | Collection[str], arm: Arm) -> HeldOut:
     batch_size = config.micro_batch or config.batch_size
-    return evaluate_windows(
+    seen = evaluate_windows(
         model, held_out, metrics if isinstance(metrics, str) else list(metrics), arm.name, batch_size
     )
+    sharding.reshard(model)
+    return seen
 
 
 def final_numbers(final: HeldOut, text: Text) -> dict[str, Any]:

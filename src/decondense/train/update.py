@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from decondense.batches import IGNORED_LABEL
 from decondense.errors import UserError
 from decondense.ranks import rank, world
+from decondense.train.sharding import is_sharded
 
 Batch = Tensor | Mapping[str, Tensor]
 """Token ids [batch, length]; or `input_ids`, `labels` and what else has a row for each of theirs, by name."""
@@ -63,21 +65,27 @@ class Update:
         if rows < ranks:
             raise UserError(f"a batch of {rows} windows cannot be shared by {ranks} processes: each needs at least one")
         parts = torch.arange(own, rows, ranks, device=device).split(self.micro_batch or rows)
-        whole = ranks == 1 and len(parts) == 1
+        # Each rank runs as many forward passes as the one with most rows: where weights are spread over ranks, each pass gathers them from all.
+        passes = math.ceil(math.ceil(rows / ranks) / (self.micro_batch or rows))
+        whole = ranks == 1 and passes == 1
         total = None if whole else (given["labels"][:, 1:] != IGNORED_LABEL).sum()
         runner: Any = model if self.wrapped is None else self.wrapped
         sums: dict[str, Tensor] = {}
-        for number, part in enumerate(parts):
+        for number in range(passes):
+            counts = number < len(parts)
+            part = parts[number] if counts else parts[-1][:1]
             if self.seed is not None:
                 torch.manual_seed(_mix(self.seed, step, own, number))
-            # Ranks exchange gradients once, in the backward pass of their last part.
-            waits = hasattr(runner, "no_sync") and number + 1 < len(parts)
-            with runner.no_sync() if waits else contextlib.nullcontext():
-                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
+            with _exchanging(runner, last=number + 1 == passes):
+                # Copies in half precision are not kept where weights are gathered for one block at a time.
+                kept = not is_sharded(runner)
+                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.bfloat16, cache_enabled=kept):
                     terms = self.objective(runner, {name: tensor[part] for name, tensor in given.items()}, total)
                 loss = torch.stack(list(terms.values())).sum()
-                # DistributedDataParallel takes the mean of the ranks' gradients; theirs are shares of one sum.
-                (loss if ranks == 1 else loss * ranks).backward()
+                # Ranks take the mean of their gradients, and theirs are shares of one sum.
+                (loss if ranks == 1 else loss * ranks * counts).backward()
+            if not counts:
+                continue
             for name, term in terms.items():
                 sums[name] = term.detach() + sums[name] if name in sums else term.detach()
         values = torch.stack(list(sums.values()))
@@ -87,9 +95,19 @@ class Update:
         return dict(zip(sums, values.tolist(), strict=True))
 
 
+@contextlib.contextmanager
+def _exchanging(runner: Any, last: bool) -> Iterator[None]:
+    """Have ranks exchange gradients once, in the backward pass of their last part."""
+    if is_sharded(runner):
+        runner.set_requires_gradient_sync(last)
+    waits = hasattr(runner, "no_sync") and not last
+    with runner.no_sync() if waits else contextlib.nullcontext():
+        yield
+
+
 def over_ranks(model: nn.Module) -> nn.Module | None:
-    """The model as `Update.wrapped` has it: all ranks of the launcher train it together; None where there is one."""
-    if world() == 1:
+    """The model as `Update.wrapped` has it: all ranks train it together; None where there is one, or weights are spread over them."""
+    if world() == 1 or is_sharded(model):
         return None
     distributed = nn.parallel.DistributedDataParallel
     # Ranks may run different numbers of forward passes, in which buffers must not be exchanged. torch 2.13 has another name for it.
