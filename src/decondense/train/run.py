@@ -150,9 +150,7 @@ def run_arm(
     return content
 
 
-def _write(
-    folder: Path, model: Any, config: RunConfig, text: Text, final: HeldOut, content: Mapping[str, Any]
-) -> None:
+def _write(folder: Path, model: Any, config: RunConfig, text: Text, final: HeldOut, content: Mapping[str, Any]) -> None:
     """Write what a finished run leaves, and remove its state."""
     if config.lora:
         model = model.merge_and_unload()
