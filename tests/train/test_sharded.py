@@ -62,6 +62,12 @@ def run(state, name="llama", forgetting=False, checkpointing=False, lora=False, 
                 module.p = 0.0  # each rank draws its own
         model.double()
     model = sharding.shard(model, "cpu")
+
+    def observe(step):
+        with torch.no_grad():
+            model(tokens())
+        sharding.reshard(model)
+
     with attach(model, DispersionLoss(pairs=pairs), ARM.weight, add_to_loss=False) as handle:
         if noise:
             NoisyEmbedding(model, 5.0)
@@ -71,7 +77,9 @@ def run(state, name="llama", forgetting=False, checkpointing=False, lora=False, 
             # The norm is clipped at each step: it must be that of all shards.
             Schedule(STEPS, learning_rate=1e-3, clip=0.1),
             state,
-            observe=lambda step: None,
+            observe=observe,
+            # Where the embeddings are forgotten next.
+            observe_at=(3,),
             extra_state=handle,
             save_every=SAVED,
             update=Update(_objective(handle, ARM), micro_batch=2, seed=0),
@@ -96,6 +104,9 @@ def share(rank, ranks, address, folder):
                 found["from one"] = run(folder / f"{name}-one", **case)
             if rank == 0:
                 torch.save(found, folder / f"{name}.pt")
+        model = sharding.shard(build("gpt2"), "cpu")
+        held = [parameter.to_local().numel() for parameter in model.parameters()]
+        (folder / f"held-{rank}.txt").write_text(str(sum(held) / model.num_parameters()))
         try:
             with agreed():
                 if rank == 1:
@@ -158,6 +169,12 @@ def test_another_number_of_processes_goes_on(name, folder, tmp_path):
     told = []
     assert difference(run(tmp_path / "state", **CASES[name], told=told), alone) < 1e-9
     assert len(told) == STEPS - SAVED
+
+
+def test_each_process_holds_its_share_of_the_weights(folder):
+    shares = [float((folder / f"held-{rank}.txt").read_text()) for rank in (0, 1)]
+    assert sum(shares) == pytest.approx(1)
+    assert max(shares) < 0.55
 
 
 def test_what_one_process_meets_is_told_by_all(folder):
