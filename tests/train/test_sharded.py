@@ -107,6 +107,12 @@ def share(rank, ranks, address, folder):
         model = sharding.shard(build("gpt2"), "cpu")
         held = [parameter.to_local().numel() for parameter in model.parameters()]
         (folder / f"held-{rank}.txt").write_text(str(sum(held) / model.num_parameters()))
+        sharding.check_spread(model)
+        model.add_module("beside", torch.nn.Linear(2, 2))
+        try:
+            sharding.check_spread(model)
+        except UserError as error:
+            (folder / f"beside-{rank}.txt").write_text(str(error))
         try:
             with agreed():
                 if rank == 1:
@@ -175,6 +181,12 @@ def test_each_process_holds_its_share_of_the_weights(folder):
     shares = [float((folder / f"held-{rank}.txt").read_text()) for rank in (0, 1)]
     assert sum(shares) == pytest.approx(1)
     assert max(shares) < 0.55
+
+
+def test_what_is_added_later_and_would_drift_apart_is_refused(folder):
+    lines = [(folder / f"beside-{rank}.txt").read_text() for rank in (0, 1)]
+    assert lines[0] == lines[1]
+    assert lines[0].startswith("--fsdp: beside.weight is trained beside the model's own weights")
 
 
 def test_what_one_process_meets_is_told_by_all(folder):

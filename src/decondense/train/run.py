@@ -87,6 +87,7 @@ def run_arm(
     with ExitStack() as stack:
         handle, forgetting = _add(model, config, arm, seed, stack)
         objective = _objective(handle, arm, stack.enter_context(aim(model, arm, seed)))
+        sharding.check_spread(model)
         parts = {"history": history} if handle is None else {"history": history, "handle": handle}
         if forgetting is not None and forgetting.tied:
             say(f"{_name(arm, seed)}: input and output embeddings are one matrix: what is forgotten is the head too")

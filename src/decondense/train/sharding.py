@@ -54,6 +54,15 @@ def is_sharded(model: nn.Module) -> bool:
     return hasattr(model, "set_requires_gradient_sync")
 
 
+def check_spread(model: nn.Module) -> None:
+    """Raise `UserError` where something that was added to a model after `shard` would be trained by each rank for itself."""
+    alone = [name for name, one in model.named_parameters() if one.requires_grad and not hasattr(one, "full_tensor")]
+    if is_sharded(model) and alone:
+        raise UserError(
+            f"--fsdp: {alone[0]} is trained beside the model's own weights and cannot be spread over processes: leave --fsdp out"
+        )
+
+
 def reshard(model: nn.Module) -> None:
     """Free weights that a forward pass without a backward pass left gathered; else the next one would read them, whatever changed since."""
     for module in model.modules():

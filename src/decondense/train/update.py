@@ -44,7 +44,7 @@ class Update:
         bfloat16: forward passes compute in bfloat16 where that is safe (autocast); weights, gradients and sums stay as they are.
         seed: torch's generator is seeded by (seed, step, rank, part) before each forward pass, so that dropout is the same in a run that goes
             on after a stop; None leaves the generator alone.
-        wrapped: what is called in place of the model where several ranks share the batch: `over_ranks(model)`.
+        wrapped: what is called in place of the model where several ranks share the batch: `over_ranks(model)`; None where `sharding.shard` spread it.
     """
 
     objective: Objective = model_loss
