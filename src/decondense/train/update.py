@@ -110,7 +110,7 @@ def over_ranks(model: nn.Module) -> nn.Module | None:
     if world() == 1 or is_sharded(model):
         return None
     distributed = nn.parallel.DistributedDataParallel
-    # Ranks may run different numbers of forward passes, in which buffers must not be exchanged. torch 2.13 has another name for it.
+    # Buffers are the same on every rank, and need no exchange in each forward pass. torch 2.13 has another name for it.
     new = "forward_sync_buffers" in inspect.signature(distributed).parameters
     options: dict[str, Any] = {"forward_sync_buffers" if new else "broadcast_buffers": False}
     if next(model.parameters()).is_cuda:
