@@ -70,6 +70,12 @@ COMMANDS = {
         "compare arms over seeds: intervals, paired tests, ranks, tables, forest plots",
         "run the same command again",
     ),
+    "capacity": Command(
+        "decondense.commands.capacity",
+        "CapacityConfig",
+        "count the bits a parameter that tiny models hold of made-up people, with and without dispersion",
+        "finished runs and the last saved state are kept, run the same command again to go on",
+    ),
 }
 
 

@@ -40,7 +40,7 @@ def save_state(path: Path, state: dict[str, Any], kept: str) -> None:
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write a model and its tokenizer so that transformers' `from_pretrained` loads them; each file whole or not at all."""
+    """Write a model and its tokenizer (None: it has none) so that transformers' `from_pretrained` loads them; each file whole or not at all."""
     prepare_folder(folder)
     weights: dict[str, torch.Tensor] = {}
     seen = set()
@@ -59,4 +59,5 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
     with saving(folder):
         model.config.architectures = [type(model).__name__]
         model.config.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)

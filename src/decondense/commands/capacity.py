@@ -1,0 +1,311 @@
+"""`decondense capacity`: sizes of models and numbers of people in; bits of knowledge for each parameter, with and without dispersion, out."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from decondense import __version__
+from decondense.commands import folder as folders
+from decondense.errors import UserError, choose, require
+from decondense.evaluate.intervals import Estimate, mean_interval, paired_difference
+from decondense.files import write_json
+from decondense.losses.formulations import FORMULATIONS
+from decondense.models import choose_device
+from decondense.report.figures import curves
+from decondense.report.series import Series
+from decondense.report.tables import Column, Table
+from decondense.studies.capacity_run import CapacityRun, Size, run_capacity, seconds_per_step
+from decondense.studies.provenance import provenance
+
+KIND = "capacity"
+BASELINE = "cross_entropy"
+LIMIT = 2.0
+"""Bits a parameter that Allen-Zhu & Li 2024 find after 1,000 exposures; after 100 they find 1."""
+
+
+@dataclass(frozen=True)
+class CapacityConfig:
+    """Train tiny models on biographies of made-up people, and count the bits that each holds of them, with and without dispersion.
+
+    Biographies, exposures and the count are those of Physics of Language Models, part 3.3 (arXiv 2404.05405). --out gets results.json, a figure,
+    and a folder for each run. The same command goes on where it was stopped.
+    """
+
+    sizes: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LAYERSxWIDTHxHEADS ...")] = ("2x18x3", "3x24x4", "4x30x5")
+    """Shapes of the models; these have 11, 26 and 50 thousand parameters."""
+
+    people: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")] = (500, 1000, 2000)
+    """How many there are biographies of, for each size, or one number for all sizes. A person is worth about 60 bits."""
+
+    exposures: int = 100
+    """Biographies that a model reads of each person, never twice the same; 1000 to fill a model as far as it goes."""
+
+    formulation: Annotated[str, tyro.conf.arg(metavar="NAME")] = "dispersion"
+    """Loss on hidden states of the other twin, a row of docs/losses.md."""
+
+    weight: float = 1.0
+    """Of that loss."""
+
+    seeds: int = 1
+    """Number of seeds; each trains all sizes with and without the loss. Intervals need at least two."""
+
+    seed: int = 0
+    """The first seed: of weights, people, and words."""
+
+    learning_rate: float = 1e-2
+    """At its peak."""
+
+    batch_size: int = 0
+    """Biographies in an update; 0 = one for every 62 people, so that all sizes make as many updates."""
+
+    device: str = "auto"
+    """cpu, cuda, mps, or auto."""
+
+    out: Path = Path("runs/capacity")
+    """Folder of the results."""
+
+    def check(self) -> None:
+        """Raise `UserError` at a value that cannot be run, before anything is written."""
+        for name, least in (("seeds", 1), ("exposures", 1), ("batch_size", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least {least}")
+        for name in ("weight", "learning_rate"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected a number above 0")
+        choose("formulation", self.formulation, FORMULATIONS)
+        if len(self.people) not in (1, len(self.sizes)):
+            raise UserError(
+                f"--people: expected one number, or one for each of {len(self.sizes)} sizes, given {len(self.people)}"
+            )
+        shapes = [Size.parse(size) for size in self.sizes]
+        if len(set(shapes)) != len(shapes) or not shapes:
+            raise UserError(f"--sizes {' '.join(self.sizes)}: expected at least one, and none of them twice")
+
+    def runs(self) -> list[CapacityRun]:
+        """All that is trained, seed by seed, so that the first seed is soon complete."""
+        people = self.people * len(self.sizes) if len(self.people) == 1 else self.people
+        losses: tuple[tuple[str | None, float], ...] = ((None, 0.0), (self.formulation, self.weight))
+        return [
+            CapacityRun(
+                size=Size.parse(size),
+                people=count,
+                exposures=self.exposures,
+                formulation=formulation,
+                weight=weight,
+                seed=seed,
+                batch_size=self.batch_size or max(count // 62, 1),
+                learning_rate=self.learning_rate,
+            )
+            for seed in range(self.seed, self.seed + self.seeds)
+            for size, count in zip(self.sizes, people, strict=True)
+            for formulation, weight in losses
+        ]
+
+
+def run(config: CapacityConfig) -> None:
+    """Do what `CapacityConfig` says.
+
+    Raises:
+        UserError: an option is wrong, --out is not writable or holds another run, training diverged, the disk is full. What was saved is kept.
+    """
+    config.check()
+    device = choose_device(config.device)
+    origin = provenance()
+    recorded = {
+        name: value for name, value in dataclasses.asdict(config).items() if name not in ("out", "device", "seeds")
+    }
+    with folders.claimed(config.out, KIND, {**recorded, "device": str(device)}):
+        runs = config.runs()
+        found: list[dict[str, Any]] = []
+        _tell_time(config, runs, device)
+        for number, one in enumerate(runs):
+            with _bar(f"{number + 1}/{len(runs)} {one.folder}", one.steps) as progress:
+                found.append(run_capacity(config.out, one, device, progress))
+            about = {
+                "kind": KIND,
+                "study": KIND,
+                "version": __version__,
+                "command": _command(config),
+                "commit": origin["commit"],
+            }
+            content = {**about, "provenance": origin, "config": {**recorded, "seeds": config.seeds}, "runs": found}
+            write_json(config.out / folders.RESULTS, {**content, "summary": summarise(found)})
+            last = found[-1]
+            print(
+                f"{one.folder}: {last['bits_per_parameter']:.3f} bits a parameter, {last['seconds']:.0f} s", flush=True
+            )
+    print(summary_table(found, config).plain())
+    for line in verdicts(found):
+        print(line)
+    written = [config.out / folders.RESULTS]
+    if len(config.sizes) > 1:
+        written += draw(found, config.out / "capacity")
+    print(f"wrote {', '.join(path.name for path in written)} into {config.out}")
+
+
+def _tell_time(config: CapacityConfig, runs: Sequence[CapacityRun], device: Any) -> None:
+    """Say how long this will take: each kind of run is tried for a few steps."""
+    open_runs = [one for one in runs if not (config.out / one.folder / "capacity.json").exists()]
+    if not open_runs:
+        return
+    kinds = {dataclasses.replace(one, seed=config.seed): 0.0 for one in open_runs}
+    for kind in kinds:
+        kinds[kind] = seconds_per_step(kind, device)
+    seconds = sum(kinds[dataclasses.replace(one, seed=config.seed)] * one.steps for one in open_runs)
+    steps = sum(one.steps for one in open_runs)
+    print(
+        f"{len(open_runs)} of {len(runs)} runs to do, {steps:,} steps on {device}: about {_duration(seconds)} "
+        f"(measured on a few steps of each kind; parts that were saved are not taken off)",
+        flush=True,
+    )
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+class _bar:
+    """Shows progress while standard error is a terminal."""
+
+    def __init__(self, name: str, steps: int) -> None:
+        self._bar = (
+            require("tqdm", extra="hf").tqdm(total=steps, desc=name, unit="step") if sys.stderr.isatty() else None
+        )
+
+    def __enter__(self) -> Any:
+        bar = self._bar
+        return (lambda step: None) if bar is None else (lambda step: bar.update(step - bar.n))
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def summarise(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each size and arm the mean over seeds with its t interval, and the difference to the baseline, paired by seed."""
+    rows = []
+    for size, arm in dict.fromkeys((one["size"], one["arm"]) for one in found):
+        mine = {one["seed"]: one for one in found if (one["size"], one["arm"]) == (size, arm)}
+        base = {one["seed"]: one for one in found if (one["size"], one["arm"]) == (size, BASELINE)}
+        first = next(iter(mine.values()))
+        row = {
+            name: first[name]
+            for name in (
+                "size",
+                "arm",
+                "parameters",
+                "people",
+                "exposures",
+                "dispersion_weight",
+                "most_bits_per_parameter",
+            )
+        }
+        for name in ("bits_per_parameter", "bits_per_parameter_without_embedding"):
+            row[name] = dataclasses.asdict(mean_interval([one[name] for one in mine.values()]))
+        row["mean_cosine"] = dataclasses.asdict(mean_interval([_blocks(one) for one in mine.values()]))
+        both = [seed for seed in mine if seed in base]
+        if arm != BASELINE and both:
+            pairs = [[runs[seed]["bits_per_parameter"] for seed in both] for runs in (mine, base)]
+            row["difference"] = dataclasses.asdict(paired_difference(*pairs))
+        rows.append(row)
+    return rows
+
+
+def _blocks(one: dict[str, Any]) -> float:
+    """Mean cosine over the layers that a loss acts on: all but the embeddings."""
+    layers: list[float] = one["mean_cosine"][1:]
+    return sum(layers) / len(layers)
+
+
+def summary_table(found: Sequence[dict[str, Any]], config: CapacityConfig) -> Table:
+    """A row for each size and arm."""
+    columns: list[Column | str] = [
+        Column("size", align="left"),
+        Column("parameters", ","),
+        Column("people", ","),
+        "arm",
+    ]
+    columns += [
+        Column(name, align="right")
+        for name in ("bits/parameter", "difference (paired)", "without embedding", "at most", "mean cosine")
+    ]
+    rows = []
+    for row in summarise(found):
+        difference = row.get("difference")
+        rows.append(
+            [
+                *(row[name] for name in ("size", "parameters", "people", "arm")),
+                _write(row["bits_per_parameter"], ".3f"),
+                None if difference is None else _write(difference, "+.3f"),
+                _write(row["bits_per_parameter_without_embedding"], ".3f"),
+                f"{row['most_bits_per_parameter']:.2f}",
+                _write(row["mean_cosine"], ".2f"),
+            ]
+        )
+    return Table(columns, rows)
+
+
+def _write(estimate: dict[str, Any], form: str) -> str:
+    text = format(estimate["mean"], form)
+    return text if estimate["high"] is None else text + f" ±{estimate['high'] - estimate['mean']:{form.lstrip('+')}}"
+
+
+def verdicts(found: Sequence[dict[str, Any]]) -> list[str]:
+    """One sentence a size on what the loss did, and no more than its seeds can tell."""
+    lines = []
+    for row in summarise(found):
+        if "difference" not in row:
+            continue
+        difference = Estimate(**row["difference"])
+        arm = f"{row['arm']} at weight {row['dispersion_weight']:g}"
+        what = f"{row['size']}, {row['people']} people: {arm} changes bits a parameter by {difference.mean:+.3f}"
+        if difference.count == 1:
+            lines.append(f"{what} at one seed, which tells no interval")
+        else:
+            says = "" if difference.excludes_zero else ", within noise"
+            lines.append(
+                f"{what} (95 % interval {difference.low:+.3f} to {difference.high:+.3f}, {difference.count} seeds{says})"
+            )
+    return lines
+
+
+def draw(found: Sequence[dict[str, Any]], path: Path) -> list[Path]:
+    """Bits a parameter against parameters, a line an arm, with the 2 bits of the paper; returns the paths written."""
+    rows = summarise(found)
+    lines = []
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        mine = sorted((row for row in rows if row["arm"] == arm), key=lambda row: row["parameters"])
+        estimates = [row["bits_per_parameter"] for row in mine]
+        ends: list[list[float] | None] = [None, None]
+        if all(one["low"] is not None for one in estimates):
+            ends = [[one[end] for one in estimates] for end in ("low", "high")]
+        lines.append(Series(arm, [row["parameters"] for row in mine], [one["mean"] for one in estimates], *ends))
+    span = sorted({row["parameters"] for row in rows})
+    lines.append(Series("2 bits (1,000 exposures, the paper)", [span[0], span[-1]], [LIMIT, LIMIT]))
+    exposures = found[0]["exposures"]
+    label = f"bits a parameter after {exposures:,} exposures"
+    return curves(lines, path, x_label="parameters", y_label=label, x_scale="log")
+
+
+def _command(config: CapacityConfig) -> str:
+    words = ["decondense capacity"]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value != field.default and field.name != "out":
+            shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+            words.append(f"--{field.name.replace('_', '-')} {shown}")
+    return " ".join(words)
