@@ -81,13 +81,13 @@ class CapacityConfig:
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected a number above 0")
         choose("formulation", self.formulation, FORMULATIONS)
+        shapes = [Size.parse(size) for size in self.sizes]
+        if len(set(shapes)) != len(shapes) or not shapes:
+            raise UserError(f"--sizes {' '.join(self.sizes)}: expected at least one, and none of them twice")
         if len(self.people) not in (1, len(self.sizes)):
             raise UserError(
                 f"--people: expected one number, or one for each of {len(self.sizes)} sizes, given {len(self.people)}"
             )
-        shapes = [Size.parse(size) for size in self.sizes]
-        if len(set(shapes)) != len(shapes) or not shapes:
-            raise UserError(f"--sizes {' '.join(self.sizes)}: expected at least one, and none of them twice")
 
     def runs(self) -> list[CapacityRun]:
         """All that is trained, seed by seed, so that the first seed is soon complete."""

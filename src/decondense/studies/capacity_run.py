@@ -35,6 +35,8 @@ from decondense.train.saving import save_model
 RESULT = "capacity.json"
 LONGEST = 64
 """Positions of a model: no biography is longer."""
+SAVE_EVERY = 200
+"""Steps after which the state of a run is saved."""
 
 
 @dataclass(frozen=True)
@@ -214,9 +216,15 @@ def run_capacity(
     schedule = Schedule(run.steps, run.learning_rate, warmup=0.05, weight_decay=0.01, betas=(0.9, 0.98))
     with _attached(model, run) as handle:
         seconds = train(
-            model, reading(biographies, run, device), schedule, state, lambda step: None,
-            extra_state=handle, save_every=200, progress=progress,
-        )  # fmt: skip
+            model,
+            reading(biographies, run, device),
+            schedule,
+            state,
+            observe=lambda step: None,
+            extra_state=handle,
+            save_every=SAVE_EVERY,
+            progress=progress,
+        )
     knowledge = score(model_scorer(model), biographies, device=device)
     parameters, inner = count_parameters(model)
     content = {
