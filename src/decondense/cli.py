@@ -76,6 +76,12 @@ COMMANDS = {
         "count the bits a parameter that tiny models hold of made-up people, with and without dispersion",
         "finished runs and the last saved state are kept, run the same command again to go on",
     ),
+    "probe": Command(
+        "decondense.commands.probe",
+        "ProbeConfig",
+        "see what hidden states are good for: retrieval, linear probes, blanks to fill in; table, results.json",
+        "finished models are kept, run the same command again to go on",
+    ),
 }
 
 
