@@ -119,7 +119,7 @@ def test_the_formula_is_the_papers_where_names_are_many():
     people = 2000
     values = sum(loss for name, loss in losses.items() if name not in ("name", "working_city"))
     paper = people * math.log2(NAMES / math.exp(losses["name"])) + people * math.log2(VALUES / math.exp(values))
-    # Drawing without replacement takes N^2 / (2 N0 ln 2) bits: 0.02 of 120,000.
+    # Drawing without replacement takes N^2 / (2 N0 ln 2) bits: 0.02.
     assert known_bits(losses, people).bits == pytest.approx(paper - people**2 / (2 * NAMES * math.log(2)), abs=1e-3)
 
 

@@ -43,10 +43,10 @@ class CapacityConfig:
     """Shapes of the models; these have 11, 26 and 50 thousand parameters."""
 
     people: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")] = (500, 1000, 2000)
-    """How many there are biographies of, for each size, or one number for all sizes. A person is worth about 60 bits."""
+    """How many there are biographies of, for each size, or one number for all sizes. A person is worth about 65 bits."""
 
     exposures: int = 100
-    """Biographies that a model reads of each person, never twice the same; 1000 to fill a model as far as it goes."""
+    """Biographies that a model reads of each person, each in words drawn anew; 1000 to fill a model as far as it goes."""
 
     formulation: Annotated[str, tyro.conf.arg(metavar="NAME")] = "dispersion"
     """Loss on hidden states of the other twin, a row of docs/losses.md."""
@@ -295,10 +295,12 @@ def draw(found: Sequence[dict[str, Any]], path: Path) -> list[Path]:
             ends = [[one[end] for one in estimates] for end in ("low", "high")]
         lines.append(Series(arm, [row["parameters"] for row in mine], [one["mean"] for one in estimates], *ends))
     span = sorted({row["parameters"] for row in rows})
-    lines.append(Series("2 bits (1,000 exposures, the paper)", [span[0], span[-1]], [LIMIT, LIMIT]))
+    lines.append(Series("2 bits (the paper)", [span[0], span[-1]], [LIMIT, LIMIT]))
     exposures = found[0]["exposures"]
     label = f"bits a parameter after {exposures:,} exposures"
-    return curves(lines, path, x_label="parameters", y_label=label, x_scale="log")
+    # Within a decade a logarithmic axis has hardly a number to show.
+    scale = "log" if span[-1] >= 10 * span[0] else "linear"
+    return curves(lines, path, x_label="parameters", y_label=label, x_scale=scale)
 
 
 def _command(config: CapacityConfig) -> str:
