@@ -5,7 +5,7 @@ import json
 import pytest
 
 from decondense.cli import main
-from decondense.commands import capacity
+from decondense.commands import capacity_report
 
 SMALL = ["capacity", "--sizes", "1x8x1", "2x8x2", "--people", "20", "30", "--exposures", "3", "--device", "cpu"]
 
@@ -115,6 +115,6 @@ def test_verdicts_say_no_more_than_the_seeds_tell():
         }
 
     base = [one("cross_entropy", seed, 1.0) for seed in (0, 1)]
-    noise = capacity.verdicts([*base, one("dispersion", 0, 1.1), one("dispersion", 1, 0.95)])
-    clear = capacity.verdicts([*base, one("dispersion", 0, 1.1), one("dispersion", 1, 1.101)])
+    noise = capacity_report.verdicts([*base, one("dispersion", 0, 1.1), one("dispersion", 1, 0.95)])
+    clear = capacity_report.verdicts([*base, one("dispersion", 0, 1.1), one("dispersion", 1, 1.101)])
     assert "within noise" in noise[0] and "within noise" not in clear[0]
