@@ -73,13 +73,13 @@ COMMANDS = {
     "capacity": Command(
         "decondense.commands.capacity",
         "CapacityConfig",
-        "count the bits a parameter that tiny models hold of made-up people, with and without dispersion",
+        "count the bits a parameter that tiny models learn of made-up people: table, figure",
         "finished runs and the last saved state are kept, run the same command again to go on",
     ),
     "probe": Command(
         "decondense.commands.probe",
         "ProbeConfig",
-        "see what hidden states are good for: retrieval, linear probes, blanks to fill in; table, results.json",
+        "see what hidden states are good for: retrieval, linear probes, blanks; results.json",
         "finished models are kept, run the same command again to go on",
     ),
 }
