@@ -124,7 +124,9 @@ def run(config: ProbeConfig) -> None:
                 finished.append(_probe(config, name, questions))
                 folders.write_results(config.out, KIND, recorded, finished)
         summary = summarise(finished, config.baseline)
-        folders.write_results(config.out, KIND, recorded, finished, summary=summary, provenance=provenance())
+        origin = provenance()
+        about = {"study": KIND, "command": _command(config), "commit": origin["commit"], "provenance": origin}
+        folders.write_results(config.out, KIND, recorded, finished, summary=summary, **about)
     for entry in finished:
         print(f"{entry['model']}:\n{layer_table(entry).plain()}\n{_blanks_line(entry)}")
     if summary:
@@ -285,6 +287,17 @@ def summary_table(summary: Sequence[dict[str, Any]]) -> Table:
 
 def _score(found: dict[str, Any]) -> str:
     return f"{found['mean']:.3f} ±{(found['high'] - found['low']) / 2:.3f}"
+
+
+def _command(config: ProbeConfig) -> str:
+    """The command that makes this run again."""
+    words = ["decondense probe", *config.models]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name not in ("models", "out") and value != field.default:
+            shown = value.name if isinstance(value, Path) else value
+            words.append(f"--{field.name.replace('_', '-')} {shown}")
+    return " ".join(words)
 
 
 def _blanks_line(entry: dict[str, Any]) -> str:
