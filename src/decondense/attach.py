@@ -7,7 +7,7 @@ a trainer does to scale cross entropy over accumulation steps and ranks is right
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 from weakref import WeakSet
 
@@ -50,8 +50,8 @@ def attach(
 
     Raises:
         UserError: (a ValueError) unknown layers, or a model that a loss is attached to already. While training: a forward pass without a loss to
-            add to (no labels given), a four-dimensional attention mask without document ids, a layer run without gradients (reentrant
-            gradient checkpointing around hooks), a model that was compiled and called before.
+            add to (no labels given), or with one that its trainer does not use (TRL's), a four-dimensional attention mask without document ids,
+            a layer run without gradients (reentrant gradient checkpointing around hooks), a model that was compiled and called before.
     """
     return Attachment(model, loss, weight, layers, add_to_loss)
 
@@ -62,6 +62,7 @@ class Attachment:
     Attributes:
         weight: of the term in the model's loss.
         layers: the watched indices of `hidden_states`.
+        chosen: those of them that the term is the mean over from the next forward pass on; None = all. May be changed while training.
         documents: [batch, length] integer ids of the next batches, in place of what the model is given; None = read the model's input.
     """
 
@@ -86,6 +87,7 @@ class Attachment:
             )
         self.layers = select_layers(layers, count_layers(model))
         self.weight = weight
+        self.chosen: Collection[int] | None = None
         self.documents: Tensor | None = None
         self._loss = loss
         self._add_to_loss = add_to_loss
@@ -123,13 +125,14 @@ class Attachment:
         _attached.discard(self._body)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed training needs: the step that random pairs are drawn from, and the weight."""
-        return {"step": int(self._loss.step), "weight": self.weight}
+        """What a resumed training needs: the step that random pairs are drawn from, the weight, and the chosen layers."""
+        chosen = None if self.chosen is None else sorted(self.chosen)
+        return {"step": int(self._loss.step), "weight": self.weight, "chosen": chosen}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
         self._loss.step.fill_(state["step"])
-        self.weight = state["weight"]
+        self.weight, self.chosen = state["weight"], state["chosen"]
 
     def __enter__(self) -> Attachment:
         return self
@@ -149,7 +152,7 @@ class Attachment:
     def _keep(self, index: int, hidden: Tensor) -> None:
         # A layer's output is alive until the backward pass anyway (the next layer's input): holding it until the forward pass ends costs nothing,
         # and the term is computed outside whatever a checkpoint runs again.
-        if self._batch is None:
+        if self._batch is None or not (self.chosen is None or index in self.chosen):
             return
         if not torch.is_grad_enabled():
             raise UserError(
@@ -164,11 +167,26 @@ class Attachment:
             return None
         self._term = self._mean_over_layers(batch)
         self._hidden.clear()
-        return _add_to_output(output, self.weight * self._term) if self._add_to_loss else None
+        return self._add(output, self.weight * self._term) if self._add_to_loss else None
+
+    def _add(self, output: Any, term: Tensor) -> Any:
+        """The model's output with `term` in what the trainer takes for the loss."""
+        if getattr(output, "log_probs", None) is not None:
+            raise UserError(
+                "the model returned log_probs, from which its trainer (TRL's SFTTrainer) computes the loss in place of the model's own, so a term "
+                "added to that would be lost: use decondense.train.sft.attach_to_sft(trainer, ...), or attach with add_to_loss=False and add "
+                "handle.weight * handle.loss() yourself"
+            )
+        return _add_to_output(output, term)
 
     def _mean_over_layers(self, batch: Batch) -> Float[Tensor, ""]:
         # A model may skip some of its blocks, and the loss is taken on those that ran. That none was seen is no choice of the model's.
-        if not self._hidden or (len(self._hidden) < len(self.layers) and not self._watch.saw_blocks()):
+        seen = self._watch.saw_blocks()
+        if self.chosen is not None and seen and not self._hidden:
+            raise UserError(
+                f"chosen={sorted(self.chosen)}: none of these is one of the layers {self.layers} and was run, so there is none to take the loss on"
+            )
+        if not self._hidden or (len(self._hidden) < len(self.layers) and not seen):
             raise UserError(
                 f"{type(self._model).__name__}: none of its blocks was seen to run, so there is no layer to take the loss on; "
                 "what torch.compile made before attach does not show them: attach before the first call of a compiled model, "
