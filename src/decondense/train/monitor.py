@@ -61,6 +61,10 @@ class Observation:
         chosen = range(1, len(self.mean_cosine)) if layers is None else layers
         return math.fsum(self.mean_cosine[layer] for layer in chosen) / len(chosen)
 
+    def by_name(self) -> dict[str, float]:
+        """The mean cosine of each layer under the name that trackers show it by."""
+        return {f"mean_cosine/layer_{layer:02d}": value for layer, value in enumerate(self.mean_cosine)}
+
 
 class Monitor:
     """Watch how condensed a model's layers are on its training batches, every so many steps, with a loss attached or without.
@@ -81,6 +85,8 @@ class Monitor:
     Attributes:
         history: the observations so far.
         documents: [batch, length] integer ids of the next batches, in place of what the model is given; None = read the model's input.
+        due: whether the next training pass will be observed.
+        divided_by_total: whether the batch that was observed last came with `num_items_in_batch`, by which losses are divided then.
 
     Raises:
         UserError: (a ValueError) a number outside its range; no list of blocks. While training: an attention mask that does not say where
@@ -118,7 +124,8 @@ class Monitor:
         self.divided_by_total = False
         self._layers = count_layers(model)
         self._cosine = DispersionLoss(MEAN_COSINE, epsilon=0.0, pairs=Moments(1))
-        self._step, self._told, self._due = -1, False, False
+        self.due = False
+        self._step, self._told = -1, False
         self._batch: Batch | None = None
         self._sequences: Sequences | None = None
         self._seen: dict[int, Tensor] = {}
@@ -135,7 +142,7 @@ class Monitor:
     def begin_step(self, step: int) -> None:
         """Say that the training passes from now on belong to step number `step`."""
         self._told, self._step = True, step
-        self._due = step % self.every == 0 or not self.history
+        self.due = step % self.every == 0 or not self.history
 
     def remove(self) -> None:
         """Take the hooks off; the history stays. A second call does nothing."""
@@ -175,7 +182,7 @@ class Monitor:
     def state_dict(self) -> dict[str, Any]:
         """The step, the history, and whether there was a warning, in what JSON can hold (NaN as Python writes it)."""
         history = [[one.step, *one.mean_cosine] for one in self.history]
-        return {"step": self._step, "history": history, "warned": self._warned}
+        return {"step": self._step, "history": history, "warned": self._warned, "divided": self.divided_by_total}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken, of a model with as many layers."""
@@ -185,7 +192,7 @@ class Monitor:
             if len(means) != self._layers:
                 raise UserError(f"the history is of a model with {len(means)} layers, and this one has {self._layers}")
             self._keep(Observation(step, tuple(means)))
-        self._step, self._warned = state["step"], state["warned"]
+        self._step, self._warned, self.divided_by_total = state["step"], state["warned"], state["divided"]
 
     def __enter__(self) -> Monitor:
         return self
@@ -199,9 +206,9 @@ class Monitor:
             return
         if not self._told:
             self._step += 1
-            self._due = self._step % self.every == 0
-        if self._due:
-            self._due, self._sequences = False, None
+            self.due = self._step % self.every == 0
+        if self.due:
+            self.due, self._sequences = False, None
             self._seen.clear()
             named = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments if args else {}
             self._batch = read_batch(module, {**kwargs, **named}, self.documents)
