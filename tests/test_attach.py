@@ -287,7 +287,7 @@ def test_random_pairs_are_drawn_anew_and_resumed():
         assert len(set(terms)) == 3
         handle.weight = 0.7
         state = handle.state_dict()
-        assert state == {"step": 3, "weight": 0.7}
+        assert state == {"step": 3, "weight": 0.7, "chosen": None}
         model(ids, labels=ids)
         following = handle.loss().item()
     with attach(model, DispersionLoss(pairs=Partition(3)), layers="last") as handle:
@@ -333,3 +333,28 @@ def test_labels_of_another_length_are_told():
         handle.documents = torch.zeros(2, 5, dtype=torch.long)
         with pytest.raises(UserError, match=r"documents has shape \[2, 5\] where the hidden states have \[2, 9\]"):
             model(tokens())
+
+
+def test_a_loss_that_its_trainer_does_not_use_is_told():
+    model, ids = build("gpt2").train(), tokens()
+    # As TRL's head does it: the trainer sums the log-probabilities, and leaves the model's loss alone.
+    model.register_forward_hook(lambda module, args, output: output.__setitem__("log_probs", -torch.ones(2, 8)))
+    told = r"attach_to_sft\(trainer, ...\), or attach with add_to_loss=False"
+    with attach(model, LOSS), pytest.raises(UserError, match=told):
+        model(ids, labels=ids)
+    with attach(model, LOSS, add_to_loss=False) as handle:
+        model(ids, labels=ids)
+        assert handle.loss().isfinite()
+        model.eval()(ids, labels=ids)
+
+
+def test_the_state_of_a_handle_holds_its_step_weight_and_chosen_layers():
+    model, ids = build("gpt2").train(), tokens()
+    with attach(model, DispersionLoss(pairs=Partition(3)), weight=0.7) as handle:
+        model(ids, labels=ids)
+        handle.chosen = [3, 1]
+        state = handle.state_dict()
+    assert state == {"step": 1, "weight": 0.7, "chosen": [1, 3]}
+    with attach(model, DispersionLoss(pairs=Partition(3))) as handle:
+        handle.load_state_dict(state)
+        assert handle.state_dict() == state

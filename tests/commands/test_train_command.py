@@ -19,6 +19,7 @@ from decondense.cli import main
 from decondense.evaluate.heldout import evaluate_windows
 from decondense.train import loop, saving
 from decondense.train import run as room
+from decondense.train.monitor import CollapseWarning
 
 SMALL = [
     "--override",
@@ -173,6 +174,68 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bits(place, words, tmp_path
     assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert told_alike(results(out), results(whole))
     assert contents(out) == contents(whole)
+
+
+STEERED = ["--weight-schedule", "adaptive:0.02", "--layers", "condensed:0.05", "--monitor", "2", "--weight", "1"]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system cannot kill so")
+def test_a_killed_run_is_steered_on_to_the_same_bits(words, tmp_path):
+    more = ["--steps", "10", "--save-every", "4", "--pairs", "partition:8", *STEERED]
+    program = KILLED.format(module="loop", name="_check", before="pass")
+    killed = subprocess.run(
+        [sys.executable, "-c", program, "8", *words, *more], capture_output=True, text=True, timeout=120
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    assert (out / "state.pt").exists()
+    assert main([*words, *more]) == 0
+    assert main([*words, *more, "--out", str(whole)]) == 0
+    assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert told_alike(results(out), results(whole))
+    assert results(out)["monitor"]["steps"] == [1, 2, 4, 6, 8, 10]
+
+
+def test_what_is_observed_is_told_drawn_and_followed(words, tmp_path):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert main([*words, *STEERED, "--report-to", "tensorboard"]) == 0
+    out = tmp_path / "out"
+    found = results(out)
+    assert found["monitor"]["steps"] == [1, 2, 4, 6]
+    assert [len(means) for means in found["monitor"]["mean_cosine"]] == [3] * 4
+    assert (out / "mean_cosine.png").is_file()
+    assert found["config"]["schedule"] == "adaptive:0.02"
+    weights = [entry["training"]["weight"] for entry in found["history"][1:]]
+    assert len(set(weights)) == 2
+    events = EventAccumulator(str(out / "tensorboard")).Reload()
+    seen = events.Scalars("train/mean_cosine/layer_02")
+    assert [event.step for event in seen] == found["monitor"]["steps"]
+    # TensorBoard holds float32.
+    assert [event.value for event in seen] == pytest.approx(
+        [means[2] for means in found["monitor"]["mean_cosine"]], abs=1e-6
+    )
+    assert len(events.Scalars("train/weight")) == 6
+    assert events.Tags()["images"] == ["train/mean_cosine"]
+
+
+def test_observing_works_without_a_loss_warns_and_changes_no_bit(words, tmp_path):
+    plain = ["--formulation", "cross_entropy"]
+    with pytest.warns(CollapseWarning, match="step 5: the hidden states of layer 2 condense"):
+        assert main([*words, *plain, "--monitor", "1"]) == 0
+    assert main([*words, *plain, "--out", str(tmp_path / "plain")]) == 0
+    one, other = tmp_path / "out", tmp_path / "plain"
+    assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+    assert set(contents(one)) - set(contents(other)) == {"mean_cosine.png"}
+    assert "monitor" not in results(other)
+
+
+def test_the_share_of_the_gradient_is_held(words, tmp_path):
+    # The first observation replaces the weight that was given.
+    assert main([*words, "--weight-schedule", "gradient_share:0.5", "--monitor", "1", "--micro-batch", "2"]) == 0
+    weight = results(tmp_path / "out")["history"][-1]["training"]["weight"]
+    assert weight > 0.2
 
 
 def test_a_run_that_goes_on_does_so_from_its_last_state(words, tmp_path, monkeypatch):

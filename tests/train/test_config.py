@@ -9,8 +9,9 @@ import pytest
 
 from decondense import Moments, Partition, Subset, UserError
 from decondense.losses.formulations import FORMULATIONS
-from decondense.train.arms import Arm, parse_arm, parse_layers, parse_pairs
+from decondense.train.arms import Arm, parse_arm, parse_layers, parse_pairs, parse_schedule
 from decondense.train.config import TrainConfig
+from decondense.train.schedules import Planned
 
 CPU = TrainConfig(device="cpu")
 
@@ -51,9 +52,47 @@ def test_arms_by_name_and_value():
         assert parse_arm(name, 0.1, 0.0, 0) == Arm(name, name, 0.1)
 
 
+def test_arms_with_a_schedule_of_their_own():
+    named = ("dispersion", "dispersion=adaptive:0.05", "dispersion=0.3:decay:0.5", "koleo=2", "cross_entropy")
+    assert replace(CPU, arms=named, weight=0.2, weight_schedule="warmup").all_arms() == [
+        Arm("dispersion", "dispersion", 0.2, schedule="warmup"),
+        Arm("dispersion-adaptive-0.05", "dispersion", 0.2, schedule="adaptive:0.05"),
+        Arm("dispersion-0.3-decay-0.5", "dispersion", 0.3, schedule="decay:0.5"),
+        Arm("koleo-2", "koleo", 2.0, schedule="warmup"),
+        Arm("cross_entropy"),
+    ]
+    one, other = (
+        replace(CPU, weight_schedule="decay").all_arms()[0],
+        replace(CPU, weight_schedule="decay:0.5").all_arms()[0],
+    )
+    assert CPU.recorded(one, 0) != CPU.recorded(other, 0)
+
+
+def test_schedules_by_name_and_number():
+    assert parse_schedule("constant", 0.3, 100) is None
+    assert parse_schedule("warmup", 0.3, 100) == Planned(0.3, warmup=10)
+    assert parse_schedule("warmup:0.5", -0.3, 100) == Planned(-0.3, warmup=50)
+    assert parse_schedule("decay", 0.3, 100) == Planned(0.3, decay_start=0, decay_steps=100)
+    assert parse_schedule("decay:0.2", 0.3, 100) == Planned(0.3, decay_start=80, decay_steps=20)
+    adaptive, share = parse_schedule("adaptive:0.05", 0.3, 100), parse_schedule("gradient_share", 0.3, 100)
+    assert (adaptive.target, adaptive.weight(0)) == (0.05, 0.3)
+    assert (share.share, share.weight(0)) == (0.1, 0.3)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"weight_schedule": "adaptive:2"}, "--weight-schedule adaptive:2, --weight 0.1: target=2.0"),
+        ({"weight_schedule": "adaptive", "weight": 0.0}, "--weight 0.0: lowest=0.0001, start=0.0"),
+        ({"weight_schedule": "adaptiv"}, "did you mean 'adaptive'"),
+        ({"weight_schedule": "decay:2"}, "a share of the steps is expected"),
+        ({"weight_schedule": "constant:2"}, "constant has no number"),
+        ({"weight_schedule": "decay:all"}, "'all' is not a number"),
+        ({"arms": ("dispersion=decay:0",)}, "--weight-schedule decay:0: a share"),
+        ({"arms": ("dispersion=0.1:much",)}, "--weight-schedule 'much' is not known"),
+        ({"layers": "condensed:2"}, "--layers condensed:2: a mean cosine between -1 and 1"),
+        ({"layers": "condensd"}, "did you mean 'condensed'"),
+        ({"monitor": -1}, "--monitor -1: must be at least 0"),
         ({"weight": math.nan}, "--weight nan: expected a finite number"),
         ({"weight": math.inf}, "--weight inf"),
         ({"arms": ("dispersion=inf",)}, "--weight inf"),

@@ -18,7 +18,17 @@ from decondense.losses.formulations import FORMULATIONS
 from decondense.models import choose_device
 from decondense.ranks import world
 from decondense.texts.tokenizer import SMALLEST_VOCABULARY
-from decondense.train.arms import BASELINE, FORGETTING, NOISE, Arm, parse_arm, parse_layers, parse_pairs
+from decondense.train.arms import (
+    BASELINE,
+    CONSTANT,
+    FORGETTING,
+    NOISE,
+    Arm,
+    parse_arm,
+    parse_layers,
+    parse_pairs,
+    parse_schedule,
+)
 from decondense.train.build import TINY, parse_overrides
 from decondense.train.documents import JOIN
 from decondense.train.sharding import DEVICES
@@ -27,7 +37,7 @@ from decondense.train.trackers import TRACKERS
 PRECISIONS = ("auto", "float32", "bfloat16")
 # What the numbers of a run do not depend on.
 _NOT_RECORDED = ("out", "cache", "report_to", "save_every")
-_OF_AN_ARM = ("arms", "seeds", "seed", "formulation", "weight", NOISE, FORGETTING)
+_OF_AN_ARM = ("arms", "seeds", "seed", "formulation", "weight", "weight_schedule", NOISE, FORGETTING)
 Config = TypeVar("Config", bound="RunConfig")
 
 
@@ -93,8 +103,11 @@ class RunConfig:
     weight: float = 0.1
     """Of that loss. Below 0 it condenses."""
 
+    weight_schedule: Annotated[str, tyro.conf.arg(metavar="NAME[:NUMBER]")] = CONSTANT
+    """constant, warmup:SHARE or decay:SHARE of the steps, adaptive:COSINE (holds that mean cosine), gradient_share:SHARE (of cross entropy's)."""
+
     layers: str = "all"
-    """Where the loss is taken: all, last, early_half, late_half, or numbers of hidden_states with commas between them."""
+    """Where the loss is taken: all, last, early_half, late_half, numbers of hidden_states, or condensed[:COSINE], those that were above it last."""
 
     pairs: str = "all"
     """Of tokens: all, moments:ORDER, partition:SIZE, partition:SIZE:CONTROL, subset:SIZE (the paper's is subset:256)."""
@@ -118,7 +131,7 @@ class RunConfig:
     """Spread weights, gradients and Adam's state over the processes (FSDP2), which write the state together and may be others when it goes on."""
 
     arms: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME[=VALUE] ...")] = ()
-    """Several runs: cross_entropy, formulations (VALUE: weight), noisy_embedding (ALPHA, 5), active_forgetting (K, 1000); a folder each in --out."""
+    """Several runs: cross_entropy, formulations (weight, or schedule), noisy_embedding (ALPHA, 5), active_forgetting (K, 1000); a folder each."""
 
     seeds: int = 1
     """Number of seeds; each trains every arm, in a folder each."""
@@ -131,6 +144,9 @@ class RunConfig:
 
     evaluation_windows: int = 400
     """Held-out windows that are evaluated on, at most."""
+
+    monitor: Annotated[int, tyro.conf.arg(metavar="N")] = 0
+    """Measure the training batch every N steps, live and with a warning where it condenses; 0 = never, or as a schedule or --layers needs it."""
 
     save_every: int = 100
     """Steps from one saved state, from which the same command goes on, to the next."""
@@ -150,7 +166,7 @@ class RunConfig:
     def check(self) -> None:
         """Raise `UserError` at a value that cannot be run, before anything is read or written; warn of one that is hardly meant."""
         least = {"steps": 1, "tokens": 0, "batch_size": 1, "micro_batch": 0, "context": 0, "seeds": 1, "seed": 0}
-        least |= {"evaluate_every": 0, "evaluation_windows": 1, "save_every": 1, FORGETTING: 0}
+        least |= {"evaluate_every": 0, "evaluation_windows": 1, "save_every": 1, "monitor": 0, FORGETTING: 0}
         self.check_least(least)
         for name in ("learning_rate", "weight_decay", NOISE, "embedding_learning_rate"):
             if not 0 <= getattr(self, name) < math.inf:
@@ -184,6 +200,9 @@ class RunConfig:
                 warnings.warn(
                     f"the weight {arm.weight:g} of {arm.formulation} is below 0: the run condenses", stacklevel=2
                 )
+            parse_schedule(arm.schedule, arm.weight, self.steps)
+            if self.fsdp and arm.schedule.startswith("gradient_share"):
+                raise UserError("--fsdp: no process has the whole gradient that gradient_share asks for; take adaptive")
         names = [arm.name for arm in found]
         twice = [name for name in names if names.count(name) > 1]
         if twice:
@@ -214,7 +233,7 @@ class RunConfig:
         """What `--arms` names; without it the one arm that the other options make."""
         if self.arms:
             values = (self.weight, self.noisy_embedding, self.active_forgetting)
-            return [parse_arm(text, *values, self.plain_arms) for text in self.arms]
+            return [parse_arm(text, *values, self.plain_arms, self.weight_schedule) for text in self.arms]
         nothing = self.plain_arms[0]
         baseline = bool(self.noisy_embedding or self.active_forgetting)
         formulation = self.formulation or (nothing if baseline else "dispersion")
@@ -223,7 +242,8 @@ class RunConfig:
             return [Arm("+".join(parts) or nothing, None, 0.0, self.noisy_embedding, self.active_forgetting)]
         choose("--formulation", formulation, [nothing, *FORMULATIONS])
         name = "+".join([formulation, *parts])
-        return [Arm(name, formulation, self.weight, self.noisy_embedding, self.active_forgetting)]
+        added = (self.noisy_embedding, self.active_forgetting)
+        return [Arm(name, formulation, self.weight, *added, self.weight_schedule)]
 
     def filled(self: Config, positions: int | None) -> Config:
         """The same with every default that depends on something filled in; `positions`: tokens that the models can take."""

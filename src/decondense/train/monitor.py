@@ -144,6 +144,10 @@ class Monitor:
         self._told, self._step = True, step
         self.due = step % self.every == 0 or not self.history
 
+    def seen_at(self, step: int) -> dict[str, float]:
+        """What was observed at that step, by name; nothing where it was not observed."""
+        return self.history[-1].by_name() if self.history and self.history[-1].step == step else {}
+
     def remove(self) -> None:
         """Take the hooks off; the history stays. A second call does nothing."""
         for handle in self._handles:
@@ -169,6 +173,8 @@ class Monitor:
             edges, [layer - 0.5 for layer in range(self._layers + 1)], rows, cmap="magma", vmin=0, vmax=1
         )
         axes.set(xlabel="training step", ylabel="layer")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.get_major_locator().set_params(integer=True)
         figure.colorbar(image, ax=axes, label="mean cosine, i ≠ j")
         return figure
 
@@ -255,8 +261,9 @@ class Monitor:
             return  # the first rank says the same
         last = self.history[-1]
         worst = max(collapsed, key=last.mean_cosine.__getitem__)
+        layers = f"layer{'s' if len(collapsed) > 1 else ''} {', '.join(map(str, collapsed))}"
         warnings.warn(
-            f"step {last.step}: the hidden states of layers {', '.join(map(str, collapsed))} condense: the mean cosine of layer {worst} is "
+            f"step {last.step}: the hidden states of {layers} condense: the mean cosine of layer {worst} is "
             f"{last.mean_cosine[worst]:.2f}, and was {self._lowest[worst]:.2f}; attach a DispersionLoss, or raise its weight",
             CollapseWarning,
             stacklevel=2,

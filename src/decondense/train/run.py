@@ -5,6 +5,7 @@ A finished run is a folder that `AutoModelForCausalLM` loads, with `results.json
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
@@ -20,13 +21,14 @@ from decondense.files import plain, write_json
 from decondense.losses.module import DispersionLoss
 from decondense.ranks import agreed, rank
 from decondense.train import build, sharding, trackers
-from decondense.train.arms import Arm, parse_layers, parse_pairs
+from decondense.train.arms import CONSTANT, Arm, parse_condensed, parse_layers, parse_pairs, parse_schedule
 from decondense.train.baselines import ActiveForgetting, NoisyEmbedding
 from decondense.train.checkpoint import Checkpoint, Sharded, SingleFile
 from decondense.train.config import RunConfig
 from decondense.train.data import Text
 from decondense.train.loop import Schedule, Together, train
 from decondense.train.saving import save_model, saving
+from decondense.train.steering import Steering
 from decondense.train.update import Objective, Update, model_loss, over_ranks
 
 STATE = "state.pt"
@@ -34,6 +36,9 @@ SHARDED_STATE = "state"
 RESULTS = "results.json"
 KIND = "training"
 FINAL_METRICS = ["paper", "effective_rank"]
+PICTURE = "mean_cosine.png"
+# So many times is a training observed where what steers it needs that, and nobody says how often.
+OBSERVATIONS = 100
 
 Aim = Callable[[Any, Arm, int], AbstractContextManager[Objective]]
 """(model, arm, seed) -> what is minimised, but for the loss on hidden states; what this puts on the model is taken off at the end."""
@@ -86,9 +91,11 @@ def run_arm(
     looks = range(0, config.steps, config.evaluate_every) if config.evaluate_every else ()
     with ExitStack() as stack:
         handle, forgetting = _add(model, config, arm, seed, stack)
-        objective = _objective(handle, arm, stack.enter_context(aim(model, arm, seed)))
+        steering = _steer(model, handle, config, arm, stack)
+        objective = _objective(handle, arm, stack.enter_context(aim(model, arm, seed)), steering)
         sharding.check_spread(model)
-        parts = {"history": history} if handle is None else {"history": history, "handle": handle}
+        found = {"history": history, "handle": handle, "steering": steering}
+        parts = {name: part for name, part in found.items() if part is not None}
         if forgetting is not None and forgetting.tied:
             say(f"{_name(arm, seed)}: input and output embeddings are one matrix: what is forgotten is the head too")
         log = trackers.following(
@@ -101,15 +108,30 @@ def run_arm(
             if first or config.fsdp:
                 seen = _evaluate(model, held_out, config, "mean_cosine", arm)
                 say(f"{_name(arm, seed)}: {history.add(step, seen)}")
-                follow(step, {"held_out/perplexity": seen.perplexity, **_layers(seen)})
+                follow(
+                    step,
+                    {
+                        "held_out/perplexity": seen.perplexity,
+                        **_layers(seen),
+                        **_picture(steering if first else None, folder),
+                    },
+                )
+
+        def batch_at(step: int) -> dict[str, Tensor]:
+            if steering is not None:
+                steering.before_step(step)
+            return text.training.batch(config.batch_size, step, seed, config.device)
 
         def report(step: int, numbers: Mapping[str, float]) -> None:
+            if handle is not None and arm.schedule != CONSTANT:
+                numbers = {**numbers, "weight": handle.weight}
             history.count(numbers)
-            follow(step, {f"train/{name}": value for name, value in numbers.items()})
+            seen = {} if steering is None else steering.monitor.seen_at(step)
+            follow(step, {f"train/{name}": value for name, value in {**numbers, **seen}.items()})
 
         seconds = train(
             model,
-            lambda step: text.training.batch(config.batch_size, step, seed, config.device),
+            batch_at,
             schedule,
             folder / (SHARDED_STATE if config.fsdp else STATE),
             observe,
@@ -125,7 +147,14 @@ def run_arm(
         if first or config.fsdp:
             final = _evaluate(model, held_out, config, FINAL_METRICS, arm)
             say(f"{_name(arm, seed)}: {history.add(config.steps, final)}")
-            follow(config.steps, {"held_out/perplexity": final.perplexity, **_layers(final)})
+            follow(
+                config.steps,
+                {
+                    "held_out/perplexity": final.perplexity,
+                    **_layers(final),
+                    **_picture(steering if first else None, folder),
+                },
+            )
     if sharding.is_sharded(model):
         state = sharding.gather_state(model)
         if first:
@@ -146,6 +175,7 @@ def run_arm(
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),
                 **final_numbers(final, text),
                 "history": history.entries,
+                **_observed(steering),
             }
             _write(folder, model, config, text, final, content)
     return content
@@ -246,13 +276,30 @@ def _add(
     return handle, forgetting
 
 
-def _objective(handle: Attachment | None, arm: Arm, base: Objective = cross_entropy) -> Objective:
+def _steer(model: Any, handle: Attachment | None, config: RunConfig, arm: Arm, stack: ExitStack) -> Steering | None:
+    """What observes the training and steers the loss, until `stack` is left; None where nothing is to be observed or steered."""
+    weights = above = None
+    if handle is not None:
+        weights, above = parse_schedule(arm.schedule, arm.weight, config.steps), parse_condensed(config.layers)
+    if not config.monitor and weights is None and above is None:
+        return None
+    every = config.monitor or max(config.steps // OBSERVATIONS, 1)
+    return stack.enter_context(Steering(model, handle, every, weights, above))
+
+
+def _objective(
+    handle: Attachment | None, arm: Arm, base: Objective = cross_entropy, steering: Steering | None = None
+) -> Objective:
     def objective(model: Any, part: dict[str, Tensor], total: Tensor | None) -> dict[str, Tensor]:
         documents = part.pop("documents")
+        if steering is not None:
+            steering.monitor.documents = documents
         if handle is None:
             return base(model, part, total)
         handle.documents = documents
         terms = base(model, part, total)
+        if steering is not None:
+            steering.see_terms(torch.stack(list(terms.values())).sum(), handle.loss())
         return {**terms, f"weighted {arm.formulation}": handle.weight * handle.loss()}
 
     return objective
@@ -279,6 +326,24 @@ def final_numbers(final: HeldOut, text: Text) -> dict[str, Any]:
         "spearman": plain(condensation.spearman),
         "kendall": plain(condensation.kendall),
     }
+
+
+def _picture(steering: Steering | None, folder: Path) -> dict[str, Path]:
+    """The heatmap of what was observed so far, written into the folder of the run, by the name that trackers show it by."""
+    if steering is None or not steering.monitor.history or importlib.util.find_spec("matplotlib") is None:
+        return {}
+    with saving(folder):
+        steering.monitor.figure(folder / PICTURE)
+    return {"train/mean_cosine": folder / PICTURE}
+
+
+def _observed(steering: Steering | None) -> dict[str, Any]:
+    """What the monitor adds to the results."""
+    if steering is None:
+        return {}
+    history = steering.monitor.history
+    seen = {"steps": [one.step for one in history], "mean_cosine": [plain(list(one.mean_cosine)) for one in history]}
+    return {"monitor": seen}
 
 
 def _layers(seen: HeldOut) -> dict[str, float]:
