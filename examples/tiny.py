@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from decondense import measure
+from decondense.ranks import rank
 from decondense.texts import embedded, packing, tokenizer
 
 transformers.logging.set_verbosity_error()
@@ -70,6 +71,6 @@ def compare(train: Callable[[Any, float, int], None], weight: float = 3.0, make=
         loss, cosine = look(model)
         train(model, given, steps)
         trained_loss, trained_cosine = look(model)
-        print(
-            f"weight {given:g}: loss {loss:.3f} -> {trained_loss:.3f}, mean cosine {cosine:.3f} -> {trained_cosine:.3f}"
-        )
+        if rank() == 0:
+            found = f"loss {loss:.3f} -> {trained_loss:.3f}, mean cosine {cosine:.3f} -> {trained_cosine:.3f}"
+            print(f"weight {given:g}: {found}")

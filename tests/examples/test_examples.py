@@ -22,6 +22,7 @@ NEEDS = {
 }
 # torchtitan asks for a GPU: what stands for it runs the example.
 PROGRAMS = {"torchtitan_qwen3": ROOT / "tests" / "examples" / "torchtitan_on_cpu.py"}
+LAUNCHERS = {"ddp_loop": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]}
 LINE = re.compile(r"^weight (.+): loss (.+) -> (.+), mean cosine (.+) -> (.+)$", flags=re.MULTILINE)
 
 
@@ -33,8 +34,8 @@ def test_the_twin_with_the_term_condenses_less(path):
     if path.stem == "ddp_loop" and not (dist.is_available() and dist.is_gloo_available()):
         pytest.skip("this build of torch has no gloo")
     finished = subprocess.run(
-        [sys.executable, str(PROGRAMS.get(path.stem, path)), "--steps", "8"],
-        capture_output=True, text=True, timeout=400, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        [sys.executable, *LAUNCHERS.get(path.stem, []), str(PROGRAMS.get(path.stem, path)), "--steps", "8"],
+        capture_output=True, text=True, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert finished.returncode == 0, finished.stderr
     twins = [[float(number) for number in found] for found in LINE.findall(finished.stdout)]

@@ -25,7 +25,7 @@ from decondense.train.config import RunConfig, TrainConfig
 from decondense.train.distill_config import DistillConfig
 
 # What differs from one run of a study to the next.
-_OF_A_RUN = ("arm", "seed", "formulation", "weight", "noise", "forget_every")
+_OF_A_RUN = ("arm", "seed", "formulation", "weight", "schedule", "noise", "forget_every")
 _CURVE = ("step", "perplexity")
 
 
