@@ -101,7 +101,7 @@ def test_the_term_is_the_mean_over_the_chosen_layers():
             model(ids)
             terms["chosen", len(layers)] = handle.loss()
             handle.chosen = []
-            with pytest.raises(UserError, match="ran none of its blocks of the chosen ones"):
+            with pytest.raises(UserError, match=r"chosen=\[\]: none of these is one of the layers"):
                 model(ids)
     assert terms["chosen", 3] == terms["given", 2] == terms["chosen", 2] != terms["given", 3]
 
