@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -220,10 +221,12 @@ def test_what_is_observed_is_told_drawn_and_followed(words, tmp_path):
     assert events.Tags()["images"] == ["train/mean_cosine"]
 
 
-def test_observing_works_without_a_loss_warns_and_changes_no_bit(words, tmp_path):
+def test_observing_works_without_a_loss_warns_and_changes_no_bit(words, tmp_path, capsys):
     plain = ["--formulation", "cross_entropy"]
-    with pytest.warns(CollapseWarning, match="step 5: the hidden states of layer 2 condense"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", CollapseWarning)
         assert main([*words, *plain, "--monitor", "1"]) == 0
+    assert "decondense: warning: step 5: the hidden states of layer 2 condense" in capsys.readouterr().err
     assert main([*words, *plain, "--out", str(tmp_path / "plain")]) == 0
     one, other = tmp_path / "out", tmp_path / "plain"
     assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
