@@ -147,7 +147,7 @@ sys.exit(main(sys.argv[2:]))
 """
 # Where a kill comes: as tokens are written, in the middle of a step, while a state is written, and while the model is.
 PLACES = {
-    "tokens": ("data", "_bytes_of_tokens", 5, "pass"),
+    "tokens": ("data", "bytes_of_tokens", 5, "pass"),
     "step": ("loop", "_check", 8, "pass"),
     "state": ("saving", "replace_file", 2, "given[0].with_name('.state.0a.part.pt').write_text('half')"),
     "results": ("run", "save_model", 1, "pass"),
