@@ -177,7 +177,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bits(place, words, tmp_path
     assert contents(out) == contents(whole)
 
 
-STEERED = ["--weight-schedule", "adaptive:0.02", "--layers", "condensed:0.05", "--monitor", "2", "--weight", "1"]
+STEERED = ["--weight-schedule", "adaptive:0.02", "--layers", "condensed:0.05", "--monitor-every", "2", "--weight", "1"]
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system cannot kill so")
@@ -225,7 +225,7 @@ def test_observing_works_without_a_loss_warns_and_changes_no_bit(words, tmp_path
     plain = ["--formulation", "cross_entropy"]
     with warnings.catch_warnings():
         warnings.simplefilter("always", CollapseWarning)
-        assert main([*words, *plain, "--monitor", "1"]) == 0
+        assert main([*words, *plain, "--monitor-every", "1"]) == 0
     assert "decondense: warning: step 5: the hidden states of layer 2 condense" in capsys.readouterr().err
     assert main([*words, *plain, "--out", str(tmp_path / "plain")]) == 0
     one, other = tmp_path / "out", tmp_path / "plain"
@@ -236,7 +236,7 @@ def test_observing_works_without_a_loss_warns_and_changes_no_bit(words, tmp_path
 
 def test_the_share_of_the_gradient_is_held(words, tmp_path):
     # The first observation replaces the weight that was given.
-    assert main([*words, "--weight-schedule", "gradient_share:0.5", "--monitor", "1", "--micro-batch", "2"]) == 0
+    assert main([*words, "--weight-schedule", "gradient_share:0.5", "--monitor-every", "1", "--micro-batch", "2"]) == 0
     weight = results(tmp_path / "out")["history"][-1]["training"]["weight"]
     assert weight > 0.2
 

@@ -92,7 +92,7 @@ def test_schedules_by_name_and_number():
         ({"arms": ("dispersion=0.1:much",)}, "--weight-schedule 'much' is not known"),
         ({"layers": "condensed:2"}, "--layers condensed:2: a mean cosine between -1 and 1"),
         ({"layers": "condensd"}, "did you mean 'condensed'"),
-        ({"monitor": -1}, "--monitor -1: must be at least 0"),
+        ({"monitor_every": -1}, "--monitor-every -1: must be at least 0"),
         ({"weight": math.nan}, "--weight nan: expected a finite number"),
         ({"weight": math.inf}, "--weight inf"),
         ({"arms": ("dispersion=inf",)}, "--weight inf"),

@@ -145,7 +145,7 @@ class RunConfig:
     evaluation_windows: int = 400
     """Held-out windows that are evaluated on, at most."""
 
-    monitor: Annotated[int, tyro.conf.arg(metavar="N")] = 0
+    monitor_every: Annotated[int, tyro.conf.arg(metavar="N")] = 0
     """Measure the training batch every N steps, live and with a warning where it condenses; 0 = never, or as a schedule or --layers needs it."""
 
     save_every: int = 100
@@ -166,7 +166,7 @@ class RunConfig:
     def check(self) -> None:
         """Raise `UserError` at a value that cannot be run, before anything is read or written; warn of one that is hardly meant."""
         least = {"steps": 1, "tokens": 0, "batch_size": 1, "micro_batch": 0, "context": 0, "seeds": 1, "seed": 0}
-        least |= {"evaluate_every": 0, "evaluation_windows": 1, "save_every": 1, "monitor": 0, FORGETTING: 0}
+        least |= {"evaluate_every": 0, "evaluation_windows": 1, "save_every": 1, "monitor_every": 0, FORGETTING: 0}
         self.check_least(least)
         for name in ("learning_rate", "weight_decay", NOISE, "embedding_learning_rate"):
             if not 0 <= getattr(self, name) < math.inf:

@@ -281,9 +281,9 @@ def _steer(model: Any, handle: Attachment | None, config: RunConfig, arm: Arm, s
     weights = above = None
     if handle is not None:
         weights, above = parse_schedule(arm.schedule, arm.weight, config.steps), parse_condensed(config.layers)
-    if not config.monitor and weights is None and above is None:
+    if not config.monitor_every and weights is None and above is None:
         return None
-    every = config.monitor or max(config.steps // OBSERVATIONS, 1)
+    every = config.monitor_every or max(config.steps // OBSERVATIONS, 1)
     return stack.enter_context(Steering(model, handle, every, weights, above))
 
 
