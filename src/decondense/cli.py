@@ -82,6 +82,12 @@ COMMANDS = {
         "see what hidden states are good for: retrieval, linear probes, blanks; results.json",
         "finished models are kept, run the same command again to go on",
     ),
+    "evaluate": Command(
+        "decondense.commands.evaluate",
+        "EvaluateConfig",
+        "evaluate models on benchmarks of lm-eval and by perplexity: table, results.json, samples",
+        "finished tasks are kept, run the same command again to go on",
+    ),
 }
 
 

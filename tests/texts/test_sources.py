@@ -153,4 +153,4 @@ def test_a_folder_called_like_a_data_set_is_pointed_at(tmp_path: Path, monkeypat
 
 def test_records_show_their_name_and_number_not_their_text() -> None:
     assert repr(Records("a", ["x"] * 1000)) == "Records('a', 1000 texts)"
-    assert sources.NAMES == ("embedded", "wikitext", "pubmed", "imdb", "squad")
+    assert sources.NAMES == ("embedded", "wikitext", "pubmed", "imdb", "squad", "tinystories")

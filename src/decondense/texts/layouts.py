@@ -47,8 +47,8 @@ def read(path: Path, field: str | None = None) -> list[str]:
     """
     kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
     if kind == "parquet":
-        return _pick(path, _parquet(path), field)
-    content = _decode(path)
+        return _pick(path, parquet_rows(path), field)
+    content = decode(path)
     if kind == "jsonl":
         return _pick(path, _json_lines(path, content), field)
     if kind == "json":
@@ -58,7 +58,8 @@ def read(path: Path, field: str | None = None) -> list[str]:
     return _with_text(path, _lines(content))
 
 
-def _decode(path: Path) -> str:
+def decode(path: Path) -> str:
+    """The text of a file, unpacked where its name ends in .gz; `UserError` where it is empty, damaged or not UTF-8."""
     try:
         content = path.read_bytes()
         if path.name.endswith(".gz"):
@@ -92,7 +93,8 @@ def _with_text(path: Path, texts: Sequence[str]) -> list[str]:
     return [text for text in stripped if text]
 
 
-def _parse(where: str, content: str) -> Any:
+def parse_json(where: str, content: str) -> Any:
+    """What `content` holds; `UserError` that says `where` it is no JSON."""
     try:
         return json.loads(content)
     except json.JSONDecodeError as error:
@@ -103,7 +105,7 @@ def _parse(where: str, content: str) -> Any:
 
 def _json_lines(path: Path, content: str) -> list[Row]:
     return [
-        _row(f"{path} line {number}", _parse(f"{path} line {number}", line.rstrip()))
+        _row(f"{path} line {number}", parse_json(f"{path} line {number}", line.rstrip()))
         for number, line in enumerate(_lines(content), start=1)
         if line.strip()
     ]
@@ -150,7 +152,8 @@ def _table(path: Path, content: str, separator: str) -> list[Row]:
     return [(f"{path} row {number}", record) for number, record in enumerate(table.to_dict("records"), start=1)]
 
 
-def _parquet(path: Path) -> list[Row]:
+def parquet_rows(path: Path) -> list[Row]:
+    """The rows of a parquet file, each with where it stands."""
     parquet = require("pyarrow.parquet", extra="hf")
     try:
         records = parquet.read_table(path).to_pylist()

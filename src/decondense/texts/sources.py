@@ -18,12 +18,13 @@ from decondense.errors import UserError, require
 from decondense.texts import embedded, layouts
 
 EMBEDDED = "embedded"
-# The data sets of the paper: the name on the hub, the configuration, the field that holds the text.
+# The data sets of the paper, and one for tiny models: the name on the hub, the configuration, the field that holds the text.
 HUB = {
     "wikitext": ("Salesforce/wikitext", "wikitext-103-raw-v1", "text"),
     "pubmed": ("qiaojin/PubMedQA", "pqa_labeled", "long_answer"),
     "imdb": ("stanfordnlp/imdb", None, "text"),
     "squad": ("rajpurkar/squad", None, "context"),
+    "tinystories": ("roneneldan/TinyStories", None, "text"),
 }
 NAMES = (EMBEDDED, *HUB)
 
@@ -49,14 +50,15 @@ class Records(Sequence[str]):
         return f"Records({self.name!r}, {len(self)} texts)"
 
 
-def load(source: str, field: str | None = None) -> Records:
+def load(source: str, field: str | None = None, split: str = "train") -> Records:
     """Read the records of `source`; a name of the list below is that data set, also where a folder is called so.
 
     Args:
-        source: "embedded"; "wikitext", "pubmed", "imdb" or "squad" (their training split on the hub, or in its cache);
+        source: "embedded"; "wikitext", "pubmed", "imdb", "squad" or "tinystories" (on the hub, or in its cache);
             or the path of a file (txt, jsonl, json, csv, tsv; each also gzipped; parquet) or of a folder of such files.
         field: the field that holds the text where records have fields; by default the first that there is of text,
             long_answer, context, story, content.
+        split: of a data set of the hub.
 
     Raises:
         UserError: there is no such source; the hub is not reachable and the data set not in its cache; a file is
@@ -69,7 +71,7 @@ def load(source: str, field: str | None = None) -> Records:
     if source == EMBEDDED:
         return Records(source, _paragraphs())
     if source in HUB:
-        return _load_from_hub(source, field)
+        return _load_from_hub(source, field, split)
     path = Path(source).expanduser()
     if not source or not path.exists():
         near = difflib.get_close_matches(source, NAMES, n=1)
@@ -103,12 +105,12 @@ def _paragraphs() -> list[str]:
     return [text for text in paragraphs if text.strip()]
 
 
-def _load_from_hub(name: str, field: str | None) -> Records:
+def _load_from_hub(name: str, field: str | None, split: str) -> Records:
     repository, configuration, usual_field = HUB[name]
     datasets = require("datasets", extra="hf")
     with _quiet(datasets), hub.asked_once() as there:
         try:
-            rows = datasets.load_dataset(repository, configuration, split="train")
+            rows = datasets.load_dataset(repository, configuration, split=split)
         except (*hub.failures(), datasets.exceptions.DatasetsError) as error:
             first, *_ = str(error).strip().splitlines() or [type(error).__name__]
             reason = hub.refusal(error) or (first if there else hub.UNREACHABLE)

@@ -1,0 +1,53 @@
+"""A scorer and held-out documents in, their perplexity as a task of `results.json` out."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from decondense.errors import require
+from decondense.evaluate import perplexity
+from decondense.evaluate.held_out_texts import HeldOutTexts
+from decondense.evaluate.scoring import Scorer
+
+
+def run_texts(
+    scorer: Scorer, texts: HeldOutTexts, limit: int | None, context: int | None, stride: int | None
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Perplexity and bits per byte over a sliding window, and by document (names ending in /document), of the first `limit` documents or all.
+
+    Returns:
+        the entry for `results.json`, and a sample for each document.
+
+    Raises:
+        UserError: the window does not fit the model.
+    """
+    documents = [text for text in texts.documents if text.strip()][:limit]
+    # One document is its own sliding window.
+    passes = (perplexity.by_document,) if len(documents) == 1 else (perplexity.by_document, perplexity.by_window)
+    with require("tqdm", extra="hf").tqdm(
+        unit="token", desc=texts.name, disable=not scorer.show_progress, file=sys.stderr
+    ) as bar:
+        found = [
+            one(scorer.model, scorer.tokenizer, documents, context, stride, scorer.find_batch_size, bar.update)
+            for one in passes
+        ]
+    single, sliding = found[0], found[-1]
+    metrics = {**sliding.metrics(), **(single.metrics("/document") if len(documents) > 1 else {})}
+    entry = {
+        "version": 1,
+        "samples": len(documents),
+        "shots": 0,
+        "metrics": metrics,
+        "higher_is_better": dict.fromkeys(metrics, False),
+        "context": sliding.context,
+        "stride": sliding.stride,
+        "tokens": sum(sliding.tokens),
+        "bytes": sliding.bytes,
+        "files": [one.rsplit("/", 1)[-1] for one in texts.origin],
+    }
+    samples = [
+        {"doc_id": number, "nats": nats, "tokens": tokens}
+        for number, (nats, tokens) in enumerate(zip(single.nats, single.tokens, strict=True))
+    ]
+    return entry, samples
