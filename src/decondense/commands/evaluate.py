@@ -325,7 +325,9 @@ def _entry(
 def _about_absent(empty: Sequence[str], absent: Mapping[str, str], config: EvaluateConfig) -> str:
     """Which of the names given have no data, and for the first why."""
     # A group is absent by its tasks, which have reasons of their own.
-    reason = absent.get(empty[0]) or next(why for name, why in absent.items() if name.startswith(empty[0]))
+    reason = absent.get(empty[0]) or next(
+        (why for name, why in absent.items() if name.startswith(empty[0])), min(absent.values())
+    )
     mend = "put the data there" if config.data is not None else "connect, or give --data DIR with local files"
     return f"--tasks {', '.join(empty)}: no data, not evaluated: {reason}; {mend}"
 
