@@ -52,7 +52,7 @@ clean: ## Remove .venv and all that the other targets made, but not runs/
 
 # What is installed is a function of these two files; the package itself is installed as a link to src/.
 $(READY)/run: EXTRAS := hf,report
-$(READY)/test: EXTRAS := hf,report,train,trl,lightning,dev
+$(READY)/test: EXTRAS := hf,report,train,trl,lightning,evaluate,dev
 $(READY)/docs: EXTRAS := docs
 $(READY)/run $(READY)/test $(READY)/docs: $(READY)/python pyproject.toml constraints.txt
 	@echo "installing decondense[$(EXTRAS)] into .venv (minutes the first time)"

@@ -150,7 +150,7 @@ def test_what_make_installs_is_pinned_exactly(metadata: Message, root: Path) -> 
     pinned = {re.sub(r"[-_.]+", "-", line.split("==")[0]).lower() for line in lines}
     for line in metadata.get_all("Requires-Dist", []):
         extra = re.search(r"extra == '(\w+)'", line)
-        if extra is None or extra[1] in {"hf", "report", "train", "trl", "lightning", "docs", "dev"}:
+        if extra is None or extra[1] in {"hf", "report", "train", "trl", "lightning", "evaluate", "docs", "dev"}:
             assert re.split(r"[<>=!~\[; ]", line)[0] in pinned | {"decondense"}, line
 
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-lm_eval = pytest.importorskip("lm_eval")
+pytest.importorskip("lm_eval")
 
+import lm_eval
 import lm_eval.tasks
-from small_benchmarks import write_benchmarks
 from lm_eval.models.huggingface import HFLM
 from saved import POSITIONS, save_tiny_model
+from small_benchmarks import write_benchmarks
 
 from decondense import models
 from decondense.errors import UserError

@@ -33,7 +33,18 @@ WINO = {"sentence": "A thanked B as _ did.", "option1": "A", "option2": "B", "an
 PIQA = {"goal": "open it", "sol1": "push", "sol2": "pull"}
 MMLU = {"question": "1 + 1?", "subject": "astronomy", "choices": ["1", "2", "3", "4"], "answer": 1}
 HELLASWAG = {"activity_label": "Cook", "ctx_a": "She", "ctx_b": "he", "endings": ["a", "b", "c", "d"], "label": 2}
+CSV_HEADING = "Question,Best Answer,Correct Answers,Incorrect Answers"
 MED = {"question": "Which?", "opa": "1", "opb": "2", "opc": "3", "opd": "4"}
+
+# What is asked for: the data set on the hub, its configuration, lm-eval's task.
+ASK_PIQA = ("baber/piqa", None, "piqa")
+ASK_ARC = ("allenai/ai2_arc", "ARC-Easy", "arc_easy")
+ASK_WINO = ("allenai/winogrande", "winogrande_xl", "winogrande")
+ASK_MMLU = ("cais/mmlu", "astronomy", "mmlu_astronomy")
+ASK_TRUTH = ("truthfulqa/truthful_qa", "multiple_choice", "x")
+ASK_ANLI = ("facebook/anli", None, "anli_r1")
+ASK_MED = ("openlifescienceai/medmcqa", None, "medmcqa")
+ASK_BLIMP = ("nyu-mll/blimp", "wh_island", "x")
 
 
 def lines(rows: Sequence[Any]) -> str:
@@ -60,19 +71,24 @@ CASES: dict[str, tuple[dict[str, str], tuple[str, str | None, str], dict[str, li
         {"test": [{"text": "the end"}]},
     ),
     "piqa": (
-        {"piqa/train.jsonl": lines([PIQA]), "piqa/train-labels.lst": "1\n", "piqa/valid.jsonl": lines([PIQA, PIQA]), "piqa/valid-labels.lst": "0\n1\n"},
-        ("baber/piqa", None, "piqa"),
+        {
+            "piqa/train.jsonl": lines([PIQA]),
+            "piqa/train-labels.lst": "1\n",
+            "piqa/valid.jsonl": lines([PIQA, PIQA]),
+            "piqa/valid-labels.lst": "0\n1\n",
+        },
+        ASK_PIQA,
         {"train": [{**PIQA, "label": 1}], "validation": [{**PIQA, "label": 0}, {**PIQA, "label": 1}]},
     ),
     "arc": (
         {f"ARC-V1-Feb2018-2/ARC-Easy/ARC-Easy-{split}.jsonl": lines([ARC_OWN]) for split in ("Train", "Dev", "Test")},
-        ("allenai/ai2_arc", "ARC-Easy", "arc_easy"),
+        ASK_ARC,
         {"train": [ARC_HUB], "validation": [ARC_HUB], "test": [ARC_HUB]},
     ),
-    "arc, as the hub has it": ({"arc_easy/test.jsonl": lines([ARC_HUB])}, ("allenai/ai2_arc", "ARC-Easy", "arc_easy"), {"test": [ARC_HUB]}),
+    "arc, as the hub has it": ({"arc_easy/test.jsonl": lines([ARC_HUB])}, ASK_ARC, {"test": [ARC_HUB]}),
     "arc, as prompts": (
         {"arc-easy/test.json": json.dumps([{"instruction": PROMPT, "answer": "answer2"}])},
-        ("allenai/ai2_arc", "ARC-Easy", "arc_easy"),
+        ASK_ARC,
         {"test": [{name: value for name, value in ARC_HUB.items() if name != "id"}]},
     ),
     "openbookqa": (
@@ -81,23 +97,32 @@ CASES: dict[str, tuple[dict[str, str], tuple[str, str | None, str], dict[str, li
         {"validation": [{**{name: ARC_HUB[name] for name in ("id", "choices", "answerKey")}, "question_stem": "Why?"}]},
     ),
     "winogrande": (
-        {"winogrande_1.1/train_xl.jsonl": lines([{**WINO, "qID": "1"}]), "winogrande_1.1/train_xs.jsonl": "?", "winogrande_1.1/dev.jsonl": lines([WINO]), "winogrande_1.1/test.jsonl": "?"},
-        ("allenai/winogrande", "winogrande_xl", "winogrande"),
+        {
+            "winogrande_1.1/train_xl.jsonl": lines([{**WINO, "qID": "1"}]),
+            "winogrande_1.1/train_xs.jsonl": "?",
+            "winogrande_1.1/dev.jsonl": lines([WINO]),
+            "winogrande_1.1/test.jsonl": "?",
+        },
+        ASK_WINO,
         {"train": [WINO], "validation": [WINO]},
     ),
     "winogrande, as prompts": (
         {"winogrande/test.json": json.dumps([{"instruction": BLANK, "answer": "option2"}])},
-        ("allenai/winogrande", "winogrande_xl", "winogrande"),
+        ASK_WINO,
         {"validation": [WINO]},
     ),
     "mmlu, csv": (
-        {"mmlu/data/dev/astronomy_dev.csv": "1 + 1?,1,2,3,4,B\n", "mmlu/data/test/astronomy_test.csv": "1 + 1?,1,2,3,4,B\n", "mmlu/data/test/anatomy_test.csv": "?"},
-        ("cais/mmlu", "astronomy", "mmlu_astronomy"),
+        {
+            "mmlu/data/dev/astronomy_dev.csv": "1 + 1?,1,2,3,4,B\n",
+            "mmlu/data/test/astronomy_test.csv": "1 + 1?,1,2,3,4,B\n",
+            "mmlu/data/test/anatomy_test.csv": "?",
+        },
+        ASK_MMLU,
         {"dev": [MMLU], "test": [MMLU]},
     ),
     "mmlu, one file": (
         {"mmlu/mmlu_dev.jsonl.gz": lines([MMLU, {**MMLU, "subject": "anatomy"}]), "mmlu/mmlu_test.jsonl": lines([{**MMLU, "answer": "B"}])},
-        ("cais/mmlu", "astronomy", "mmlu_astronomy"),
+        ASK_MMLU,
         {"dev": [MMLU], "test": [MMLU]},
     ),
     "truthfulqa, csv": (
@@ -138,7 +163,7 @@ CASES: dict[str, tuple[dict[str, str], tuple[str, str | None, str], dict[str, li
     ),
     "medmcqa": (
         {"medmcqa/dev.json": lines([{**MED, "cop": 1}, {**MED, "cop": 4}]), "medmcqa/test.json": "?"},
-        ("openlifescienceai/medmcqa", None, "medmcqa"),
+        ASK_MED,
         {"validation": [{**MED, "cop": 0}, {**MED, "cop": 3}]},
     ),
     "paloma": (
@@ -163,18 +188,18 @@ def test_files_give_the_rows_of_the_hub(tmp_path: Path, case: str) -> None:
 @pytest.mark.parametrize(
     ("files", "asked", "message"),
     [
-        ({"piqa/valid.jsonl": lines([PIQA])}, ("baber/piqa", None, "piqa"), "valid.jsonl has no labels: put valid-labels.lst beside it"),
-        ({"piqa/valid.jsonl": lines([PIQA]), "piqa/valid-labels.lst": "0\n1\n"}, ("baber/piqa", None, "piqa"), "has 2 labels, valid.jsonl 1 questions"),
-        ({"piqa/valid.jsonl": lines([PIQA]), "piqa/valid-labels.lst": "2\n"}, ("baber/piqa", None, "piqa"), "valid-labels.lst line 1: a label is 0 or 1"),
-        ({"arc-easy/test.jsonl": lines([ARC_OWN, {**ARC_OWN, "answerKey": "E"}])}, ("allenai/ai2_arc", "ARC-Easy", "arc_easy"), "test.jsonl line 2: its key 'E' is none of A, B"),
-        ({"arc-easy/test.json": json.dumps([{"instruction": "?", "answer": "answer1"}])}, ("allenai/ai2_arc", "ARC-Easy", "arc_easy"), "test.json line 1 does not end in"),
-        ({"winogrande/dev.jsonl": lines([{**WINO, "sentence": "No blank."}])}, ("allenai/winogrande", "winogrande_xl", "winogrande"), "dev.jsonl line 1: a sentence with a blank"),
-        ({"mmlu/astronomy_test.csv": "1 + 1?,1,2,3,4,E\n"}, ("cais/mmlu", "astronomy", "mmlu_astronomy"), "astronomy_test.csv line 1: a question, four choices"),
-        ({"mmlu/test.jsonl": lines([{**MMLU, "answer": 4}])}, ("cais/mmlu", "astronomy", "mmlu_astronomy"), "test.jsonl line 1: four choices and an answer"),
-        ({"anli/R1/test.jsonl": lines([{"context": "p", "hypothesis": "h", "label": "x"}])}, ("facebook/anli", None, "anli_r1"), "test.jsonl line 1: a label is one of"),
-        ({"medmcqa/dev.json": lines([{**MED, "cop": 5}])}, ("openlifescienceai/medmcqa", None, "medmcqa"), "dev.json line 1: its field 'cop' is 5"),
-        ({"blimp/wh_island.jsonl": lines([{"sentence_good": "g"}])}, ("nyu-mll/blimp", "wh_island", "x"), "wh_island.jsonl line 1 has no field 'sentence_bad'"),
-        ({"truthfulqa/TruthfulQA.csv": "Question,Best Answer,Correct Answers,Incorrect Answers\nWhy?,a,a,\n"}, ("truthfulqa/truthful_qa", "multiple_choice", "x"), "TruthfulQA.csv line 2: a best answer"),
+        ({"piqa/valid.jsonl": lines([PIQA])}, ASK_PIQA, "valid.jsonl has no labels: put valid-labels.lst beside it"),
+        ({"piqa/valid.jsonl": lines([PIQA]), "piqa/valid-labels.lst": "0\n1\n"}, ASK_PIQA, "has 2 labels, valid.jsonl 1 questions"),
+        ({"piqa/valid.jsonl": lines([PIQA]), "piqa/valid-labels.lst": "2\n"}, ASK_PIQA, "valid-labels.lst line 1: a label is 0 or 1"),
+        ({"arc-easy/test.jsonl": lines([ARC_OWN, {**ARC_OWN, "answerKey": "E"}])}, ASK_ARC, "line 2: its key 'E' is none"),
+        ({"arc-easy/test.json": json.dumps([{"instruction": "?", "answer": "answer1"}])}, ASK_ARC, "line 1 does not end in"),
+        ({"winogrande/dev.jsonl": lines([{**WINO, "sentence": "No blank."}])}, ASK_WINO, "dev.jsonl line 1: a sentence with a blank"),
+        ({"mmlu/astronomy_test.csv": "1 + 1?,1,2,3,4,E\n"}, ASK_MMLU, "astronomy_test.csv line 1: a question, four choices"),
+        ({"mmlu/test.jsonl": lines([{**MMLU, "answer": 4}])}, ASK_MMLU, "test.jsonl line 1: four choices and an answer"),
+        ({"anli/R1/test.jsonl": lines([{"context": "p", "hypothesis": "h", "label": "x"}])}, ASK_ANLI, "test.jsonl line 1: a label is one of"),
+        ({"medmcqa/dev.json": lines([{**MED, "cop": 5}])}, ASK_MED, "dev.json line 1: its field 'cop' is 5"),
+        ({"blimp/wh_island.jsonl": lines([{"sentence_good": "g"}])}, ASK_BLIMP, "wh_island.jsonl line 1 has no field 'sentence_bad'"),
+        ({"truthfulqa/TruthfulQA.csv": f"{CSV_HEADING}\nWhy?,a,a,\n"}, ASK_TRUTH, "TruthfulQA.csv line 2: a best answer"),
     ],
 )  # fmt: skip
 def test_a_broken_line_is_named(
@@ -198,12 +223,12 @@ def test_the_shared_data_is_read_whole(data: Path) -> None:
     folder = data / "benchmarks"
     counts = {
         ("EleutherAI/lambada_openai", "default", "lambada_openai"): {"test": 5153},
-        ("baber/piqa", None, "piqa"): {"validation": 1838},
-        ("allenai/ai2_arc", "ARC-Easy", "arc_easy"): {"test": 2376},
+        ASK_PIQA: {"validation": 1838},
+        ASK_ARC: {"test": 2376},
         ("allenai/openbookqa", "main", "openbookqa"): {"test": 500},
-        ("allenai/winogrande", "winogrande_xl", "winogrande"): {"validation": 1267},
+        ASK_WINO: {"validation": 1267},
         ("truthfulqa/truthful_qa", "multiple_choice", "truthfulqa_mc2"): {"validation": 817},
-        ("cais/mmlu", "astronomy", "mmlu_astronomy"): {"dev": 5, "test": 152},
+        ASK_MMLU: {"dev": 5, "test": 152},
         ("nyu-mll/blimp", "wh_island", "blimp_wh_island"): {"train": 1000},
     }
     for asked, expected in counts.items():
