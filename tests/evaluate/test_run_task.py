@@ -218,3 +218,37 @@ def test_a_model_without_a_head_is_refused() -> None:
     )
     with pytest.raises(UserError, match="BertModel has no head that predicts the next token"):
         Scorer(transformers.BertModel(config), None, BATCH)
+
+
+def test_a_model_that_gives_nan_has_no_score(folder: Path, tmp_path: Path) -> None:
+    import torch
+
+    from decondense.evaluate.perplexity import by_document
+
+    model, tokenizer = models.load(str(save_tiny_model(tmp_path / "tiny")))
+    with torch.no_grad():
+        model.transformer.ln_f.weight[0] = math.nan
+    with pytest.raises(UserError, match="--tasks piqa: the model gives NaN"):
+        run_task(Scorer(model, tokenizer, BATCH), load_tasks({"piqa": 0}, folder), "piqa", None)
+    with pytest.raises(UserError, match="the model gives NaN"):
+        by_document(model, tokenizer, ["the dog sleeps"])
+
+
+def test_text_that_is_written_is_scored_and_its_prompts_that_are_cut_are_counted(
+    tiny: tuple[Any, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "triviaqa").mkdir()
+    answer = {"aliases": ["dog"], "value": "dog", "normalized_aliases": ["dog"]}
+    rows = [
+        {"question": text, "question_id": "1", "answer": answer}
+        for text in ("who sleeps?", "who jumps over the lazy dog? " * 20)
+    ]
+    for split in ("train", "validation"):
+        (tmp_path / "triviaqa" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    loaded = load_tasks({"triviaqa": 0}, tmp_path)
+    with pytest.raises(UserError, match="--tasks triviaqa: lm-eval refuses: .*256.* must be less than"):
+        run_task(Scorer(*tiny, BATCH), loaded, "triviaqa", None)
+    loaded.tasks["triviaqa"].set_config("generation_kwargs", {"max_gen_toks": 8}, update=True)
+    entry = run_task(Scorer(*tiny, BATCH), loaded, "triviaqa", None).entry
+    assert entry["metrics"]["exact_match/remove_whitespace"]["value"] == 0
+    assert (entry["requests"], entry["truncated"]) == (2, 1)

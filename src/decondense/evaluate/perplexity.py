@@ -18,6 +18,8 @@ from decondense.layers import evaluating
 from decondense.measure import count_positions
 
 SEPARATOR = "\n\n"
+# exp of more than this is beyond float64.
+MOST_NATS = 700.0
 # Where a model has no limit, and a window must have some length.
 USUAL_CONTEXT = 1024
 
@@ -47,8 +49,8 @@ class Perplexity:
 
     @property
     def value(self) -> float:
-        """exp of the mean cross entropy of a token."""
-        return math.exp(self.loss)
+        """exp of the mean cross entropy of a token; infinite where that is beyond the numbers."""
+        return math.exp(self.loss) if self.loss < MOST_NATS else math.inf
 
     @property
     def bits_per_byte(self) -> float:
@@ -67,12 +69,15 @@ class Perplexity:
     def metrics(self, suffix: str = "") -> dict[str, dict[str, float | None]]:
         """Perplexity and bits per byte with their standard errors, as `results.json` holds them; `suffix` ends their names."""
         stderr = self.loss_stderr
-        pairs = {"perplexity": self.value, "bits_per_byte": self.bits_per_byte}
+        values = {"perplexity": self.value, "bits_per_byte": self.bits_per_byte}
         # Both are smooth functions of the loss: exp, and a multiple (bytes per token being given).
         slopes = {"perplexity": self.value, "bits_per_byte": self.bits_per_byte / self.loss if self.loss else 0.0}
         return {
-            f"{name}{suffix}": {"value": value, "stderr": None if stderr is None else slopes[name] * stderr}
-            for name, value in pairs.items()
+            f"{name}{suffix}": {
+                "value": _finite(value),
+                "stderr": None if stderr is None else _finite(slopes[name] * stderr),
+            }
+            for name, value in values.items()
         }
 
 
@@ -99,7 +104,7 @@ def by_document(
         progress: called with the number of tokens scored since the last call.
 
     Raises:
-        UserError: there is no text; `context` is longer than the model's; `stride` is not between 1 and `context`.
+        UserError: there is no text; `context` is longer than the model's; `stride` is not between 1 and `context`; the model gives NaN.
     """
     context, stride = _window(model, context, stride)
     texts = [text for text in documents if text.strip()]
@@ -128,6 +133,10 @@ def by_window(
     [nats] = _score(model, sequences, context, stride, batch_size, progress)
     blocks = [nats[start : start + context] for start in range(0, len(nats), context)]
     return Perplexity([math.fsum(block) for block in blocks], [len(block) for block in blocks], size, context, stride)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _window(model: nn.Module, context: int | None, stride: int | None) -> tuple[int, int]:
@@ -193,6 +202,10 @@ def _score(
             for row, (number, start, stop, _) in enumerate(batch):
                 tokens[row, : stop - start + 1] = torch.tensor(sequences[number][start : stop + 1])
             losses = _losses(model, tokens.to(device)).tolist()
+            if math.isnan(losses[0][0]):
+                raise UserError(
+                    "the model gives NaN: its weights are damaged, or too large for --dtype; float32 may work"
+                )
             for row, (number, start, stop, skip) in enumerate(batch):
                 found[number][start + skip : stop] = losses[row][skip : stop - start]
             progress(sum(stop - start - skip for _, start, stop, skip in batch))

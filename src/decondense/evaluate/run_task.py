@@ -56,14 +56,20 @@ def run_task(scorer: Scorer, loaded: Loaded, name: str, limit: int | None, boots
         )
     _seed(task)
     scorer.reset()
-    with quiet(), _without_bars():
-        found = evaluate(
-            scorer,
-            {"tasks": {name: task}, "groups": {}, "group_map": {}},
-            limit=limit,
-            bootstrap_iters=0,
-            log_samples=True,
-        )
+    try:
+        with quiet(), _without_bars():
+            found = evaluate(
+                scorer,
+                {"tasks": {name: task}, "groups": {}, "group_map": {}},
+                limit=limit,
+                bootstrap_iters=0,
+                log_samples=True,
+            )
+    except AssertionError as error:
+        # So lm-eval refuses what a model cannot do, such as to write more tokens than it has positions.
+        raise UserError(f"--tasks {name}: lm-eval refuses: {error}") from error
+    except UserError as error:
+        raise UserError(f"--tasks {name}: {error}") from error
     samples = found["samples"][name]
     metrics = {}
     for key, value in found["results"][name].items():

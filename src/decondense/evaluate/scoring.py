@@ -6,6 +6,7 @@ Knows no task. The numbers are lm-eval's at the same batch size, to the last bit
 from __future__ import annotations
 
 import gc
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -64,6 +65,11 @@ class Scorer(HFLM):
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
         """As lm-eval's."""
         self._set_batch_size([self.max_length])
+        for request in requests:
+            text, options = request.args
+            room = self.max_length - options.get("max_gen_toks", self.max_gen_toks)
+            self.requests += 1
+            self.truncated += len(self.tok_encode(text)) > room
         return super().generate_until(requests, disable_tqdm=not self.show_progress)
 
     def _loglikelihood_tokens(
@@ -85,6 +91,8 @@ class Scorer(HFLM):
                 self._found = {length: min(size, self.batch_size_per_gpu) for length, size in self._found.items()}
                 gc.collect()
                 torch.cuda.empty_cache()
+        if any(math.isnan(likelihood) for likelihood, _ in answers):
+            raise UserError("the model gives NaN: its weights are damaged, or too large for --dtype; float32 may work")
         joined: list[Answer] = [(0.0, True)] * len(requests)
         for (likelihood, greedy), owner in zip(answers, owners, strict=True):
             before, all_greedy = joined[owner]
