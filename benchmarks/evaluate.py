@@ -58,15 +58,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
     parser.add_argument("--data", type=Path, required=True, help="folder of benchmarks")
+    parser.add_argument("--tasks", nargs="*", help="names; by default all whose data is there")
     parser.add_argument("--limit", type=int, default=0, help="items of each task; 0 = all")
     parser.add_argument("--rounds", type=int, default=3, help="of timing; 0 = compare scores alone")
     parser.add_argument("--out", type=Path, default=Path("results/evaluate-lm-eval.json"))
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        tasks = write_tasks(given.data, Path(folder))
+        tasks = write_tasks(given.data, Path(folder), given.tasks)
         scores = compare(given, tasks, Path(folder))
         times = measure(given, tasks, Path(folder))
-    command = f"python benchmarks/evaluate.py {Path(given.model).name} --limit {given.limit} --rounds {given.rounds}"
+    command = f"python benchmarks/evaluate.py {Path(given.model).name} --data DIR --limit {given.limit} --rounds {given.rounds}"
+    command += f" --tasks {' '.join(given.tasks)}" if given.tasks else ""
     write_json(
         given.out,
         {
@@ -97,14 +99,16 @@ def main() -> None:
     sys.exit(0 if all(row["equal"] for row in scores) else 1)
 
 
-def write_tasks(data: Path, folder: Path) -> list[str]:
-    """lm-eval's tasks over local rows: TASKS, and each paradigm of BLiMP that is there."""
+def write_tasks(data: Path, folder: Path, names: list[str] | None) -> list[str]:
+    """lm-eval's tasks over local rows: those named, else TASKS and each paradigm of BLiMP that is there."""
     import lm_eval.tasks
 
     paradigms = sorted(file.name.split(".")[0] for file in (data / "blimp").glob("*.jsonl*"))
     blimp = {f"blimp_{name}": (f"blimp/{name}.yaml", "nyu-mll/blimp", name, "train") for name in paradigms}
     root = Path(lm_eval.tasks.__file__).parent
-    for task, (file, path, name, split) in {**blimp, **TASKS}.items():
+    known = {**blimp, **TASKS}
+    for task in names or known:
+        file, path, name, split = known[task]
         rows = read_splits(data, path, name, task)[split]
         (folder / f"{task}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         own = {
@@ -121,7 +125,7 @@ def write_tasks(data: Path, folder: Path) -> list[str]:
             ("test_split" if split == "test" else "validation_split"): split,
         }
         (folder / f"{task}.yaml").write_text(json.dumps(own))
-    return [*blimp, *TASKS]
+    return list(names or known)
 
 
 def lm_evals_own(

@@ -222,6 +222,22 @@ def test_prompts_that_the_model_cannot_hold_are_counted(
     assert results(tmp_path / "out")["models"][0]["tasks"]["lambada_openai"]["truncated"] == 1
 
 
+def test_a_task_that_a_model_cannot_do_is_told_and_the_others_are_done(
+    tiny: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = words(
+        tiny, folder, tmp_path / "out", "--context", str(POSITIONS + 1), tasks=["perplexity:wikitext", "piqa"]
+    )
+    assert main(given) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(
+        f"decondense: error: tiny: context={POSITIONS + 1}: a window has from 1 to {POSITIONS} tokens"
+    )
+    assert printed.err.endswith("; all others are done\n")
+    [entry] = results(tmp_path / "out")["models"]
+    assert set(entry["failed"]) == {"perplexity:wikitext"} and set(entry["tasks"]) == {"piqa"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

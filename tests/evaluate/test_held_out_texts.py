@@ -44,6 +44,13 @@ def test_of_the_embedded_corpus_what_training_does_not_see_is_taken() -> None:
     assert open_texts("embedded", None).documents == tuple(document.text for document in held_out)
 
 
+def test_a_hub_that_cannot_be_reached_leaves_the_texts_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path))
+    with pytest.raises(AbsentData, match="texts 'tinystories'"):
+        open_texts("tinystories", None)
+
+
 def test_what_is_not_there_is_absent_and_what_is_not_known_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(AbsentData, match="have no folder or file 'wikitext'"):
         open_texts("wikitext", tmp_path)

@@ -6,21 +6,20 @@ Each model is loaded once and run task by task. What is finished is kept in --ou
 from __future__ import annotations
 
 import gc
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-import tyro
 
 from decondense import models
 from decondense.commands import evaluate_report as report
 from decondense.commands import folder as folders
+from decondense.commands.evaluate_config import EvaluateConfig
 from decondense.commands.measure_report import stems, titles
-from decondense.errors import UserError, choose, require
+from decondense.errors import UserError, require
 from decondense.evaluate import presets
 from decondense.evaluate.held_out_texts import HeldOutTexts, open_texts
 from decondense.evaluate.runs import Candidate, find_models
@@ -31,70 +30,11 @@ if TYPE_CHECKING:
     from decondense.evaluate.scoring import Scorer
     from decondense.evaluate.tasks import Loaded
 
+__all__ = ["EvaluateConfig", "run"]
+
 KIND = "evaluation"
 # Raised where what a perplexity means changes: results of another are computed anew.
 PERPLEXITY_VERSION = 1
-
-
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """Evaluate models on benchmarks of lm-eval, and take their perplexity.
-
-    Prints a table with standard errors and writes results.json into the folder --out. Prompts, metrics and versions of tasks are lm-eval's own.
-    The same command again, or one with more tasks or models, runs what is not finished there. Exit status 2 also tells that a task could not be
-    evaluated because its data is not there; the others are.
-    """
-
-    models: Annotated[
-        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="MODEL [MODEL ...]", help_behavior_hint="")
-    ]
-    """Name on the Hugging Face hub, local folder, NAME@REVISION, or the folder of a run of train or demo (all its models)."""
-
-    out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/evaluate")
-    """Folder for the results. What is finished in it is kept."""
-
-    tasks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")] = ("small",)
-    """Any of: paper (the paper's twelve, 500 items each), small (for models under 100M parameters), tasks, groups and tags of lm-eval,
-    perplexity:SOURCE with wikitext, tinystories, pubmed, imdb, squad, embedded or a PATH."""
-
-    data: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Folder with a folder for each benchmark: nothing is asked of the hub."""
-
-    limit: Annotated[int, tyro.conf.arg(metavar="N")] = 0
-    """Items of each task, its first ones; 0 = all (with paper alone: 500)."""
-
-    shots: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Examples in the prompts, of all tasks; by default what paper or the task itself says."""
-
-    batch_size: Annotated[str, tyro.conf.arg(metavar="N")] = "auto"
-    """Sequences in one forward pass; auto = what is found to be fastest."""
-
-    context: Annotated[int, tyro.conf.arg(metavar="N")] = 0
-    """Tokens in the window of a perplexity; 0 = all that the model takes."""
-
-    stride: Annotated[int, tyro.conf.arg(metavar="N")] = 0
-    """Tokens by which that window moves; 0 = half of it."""
-
-    bootstrap: Annotated[int, tyro.conf.arg(metavar="N")] = 0
-    """Resamples for standard errors that lm-eval resamples for, in its command 100,000; 0 = none, but lambada's perplexity has one by formula."""
-
-    log_samples: bool = False
-    """Write each item, with what the model was asked and what it answered."""
-
-    seed: int = 0
-    """Not used: scores have no chance in them, and examples in prompts are chosen as lm-eval's command chooses them."""
-
-    device: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
-
-    dtype: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto"
-    """Precision of the weights: auto (as stored), float32, bfloat16, float16."""
-
-    trust_remote_code: bool = False
-    """Run Python code that comes with a model. Read it first."""
-
-    allow_pickle: bool = False
-    """Load weights from pytorch_model.bin where a model has no safetensors."""
 
 
 @dataclass
@@ -115,7 +55,7 @@ def run(config: EvaluateConfig) -> None:
 
     Raises:
         UserError: an option is wrong, a model cannot be had, a file of a benchmark is broken (before anything is run); or, when all the rest is
-            done and written, a task has no data.
+            done and written, a task has no data or cannot be done by a model.
     """
     plan = _plan(config)
     recorded = _recorded(config, plan)
@@ -133,34 +73,18 @@ def run(config: EvaluateConfig) -> None:
     for line in report.lines(finished, names, plan.loaded):
         print(line)
     print(f"wrote {config.out / folders.RESULTS}")
+    failed = [f"{names[entry['model']]}: {why}" for entry in finished for why in entry.get("failed", {}).values()]
+    if failed:
+        more = f" (and {len(failed) - 1} more, see results.json)" if len(failed) > 1 else ""
+        raise UserError(f"{failed[0]}{more}; all others are done")
     if plan.empty:
         raise UserError(_about_absent(plan.empty, plan.absent, config) + "; all others are done")
 
 
 def _plan(config: EvaluateConfig) -> Plan:
     """What is to be evaluated. Raises for options that no run can have."""
-    if not config.models:
-        raise UserError("no MODEL was given: name at least one, a local folder or a name on the hub such as gpt2")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError(
-            "evaluate runs in one process: start it without torchrun; several models can be started side by side, each with its --out"
-        )
-    least = {"limit": 0, "shots": 0, "context": 0, "stride": 0, "bootstrap": 0}
-    for option, smallest in least.items():
-        value = getattr(config, option)
-        if value is not None and value < smallest:
-            raise UserError(f"--{option} {value}: must be at least {smallest}")
-    if 0 < config.bootstrap < 1000:
-        raise UserError(f"--bootstrap {config.bootstrap}: lm-eval resamples by the thousand: give 1000 or more, or 0")
-    if config.batch_size != "auto" and (not config.batch_size.isdecimal() or int(config.batch_size) < 1):
-        raise UserError(f"--batch-size {config.batch_size}: auto or a number from 1 is expected")
-    choose("--dtype", config.dtype, models.DTYPES)
-    models.choose_device(config.device)
-    if config.data is not None and not config.data.is_dir():
-        raise UserError(f"--data {config.data}: no such folder; give one that holds a folder for each benchmark")
-    given = [name for part in config.tasks for name in part.split(",") if name]
-    if not given:
-        raise UserError("--tasks: no name was given; give paper, small, or names of lm-eval's tasks")
+    config.check()
+    given = config.names()
     candidates = find_models(config.models)
     for candidate in candidates:
         models.find(candidate.name, allow_pickle=config.allow_pickle)
@@ -214,15 +138,21 @@ def _evaluate(config: EvaluateConfig, plan: Plan, candidate: Candidate, stem: st
     keys = _keys(config, plan, candidate)
     done = {name: entry for name in keys if (entry := state.read(name, keys[name], config.log_samples)) is not None}
     waiting = [name for name in keys if name not in done]
+    failed: dict[str, str] = {}
     if waiting:
         scorer = _load(config, plan, candidate)
         try:
             for number, name in enumerate(waiting, start=1):
                 _tell(f"{candidate.name}: {name} ({number} of {len(waiting)})")
-                entry, samples = _run_one(config, plan, scorer, name)
+                try:
+                    entry, samples = _run_one(config, plan, scorer, name)
+                except UserError as error:
+                    # The other tasks may do: what failed is told at the end.
+                    failed[name] = str(error)
+                    continue
                 state.write(name, keys[name], entry, samples if config.log_samples else None)
                 done[name] = entry
-                yield _entry(config, plan, candidate, state, {one: done[one] for one in keys if one in done}, None)
+                yield _entry(config, plan, candidate, state, _in_order(done, keys), failed, None)
         finally:
             del scorer
             gc.collect()
@@ -231,8 +161,13 @@ def _evaluate(config: EvaluateConfig, plan: Plan, candidate: Candidate, stem: st
     samples_file = None
     if config.log_samples:
         samples_file = f"samples-{stem}.jsonl"
-        state.join_samples(list(keys), config.out / samples_file)
-    yield _entry(config, plan, candidate, state, {name: done[name] for name in keys}, samples_file)
+        state.join_samples(list(_in_order(done, keys)), config.out / samples_file)
+    yield _entry(config, plan, candidate, state, _in_order(done, keys), failed, samples_file)
+
+
+def _in_order(done: Mapping[str, dict[str, Any]], keys: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What is finished, in the order of the command line."""
+    return {name: done[name] for name in keys if name in done}
 
 
 def _keys(config: EvaluateConfig, plan: Plan, candidate: Candidate) -> dict[str, dict[str, Any]]:
@@ -296,6 +231,7 @@ def _entry(
     candidate: Candidate,
     state: State,
     done: Mapping[str, dict[str, Any]],
+    failed: Mapping[str, str],
     samples_file: str | None,
 ) -> dict[str, Any]:
     """One entry of "models" in results.json: the tasks, and the groups whose tasks are finished."""
@@ -318,6 +254,7 @@ def _entry(
         "seed": candidate.seed,
         "samples_file": samples_file,
         **({"average_of_ten": average} if average else {}),
+        **({"failed": dict(failed)} if failed else {}),
         "tasks": tasks,
     }
 

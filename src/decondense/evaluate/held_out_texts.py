@@ -69,7 +69,10 @@ def open_texts(source: str, folder: Path | None) -> HeldOutTexts:
             raise AbsentData(f"{folder} and {folder.resolve().parent / 'texts'} have no folder or file {source!r}")
         return _from_files(source, found)
     if source in HUB_SPLITS:
-        records = sources.load(source, split=HUB_SPLITS[source])
+        try:
+            records = sources.load(source, split=HUB_SPLITS[source])
+        except UserError as error:
+            raise AbsentData(str(error)) from error
         return HeldOutTexts(
             source,
             (f"{source}, split {HUB_SPLITS[source]}",),
