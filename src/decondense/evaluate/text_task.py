@@ -26,7 +26,7 @@ def run_texts(
     # One document is its own sliding window.
     passes = (perplexity.by_document,) if len(documents) == 1 else (perplexity.by_document, perplexity.by_window)
     with require("tqdm", extra="hf").tqdm(
-        unit="token", desc=texts.name, disable=not scorer.show_progress, file=sys.stderr
+        unit=" tokens", unit_scale=True, leave=False, desc=texts.name, disable=not scorer.show_progress, file=sys.stderr
     ) as bar:
         found = [
             one(scorer.model, scorer.tokenizer, documents, context, stride, scorer.find_batch_size, bar.update)
