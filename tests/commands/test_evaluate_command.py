@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -64,6 +65,12 @@ def test_it_writes_a_table_results_and_samples(
 
     content = results(tmp_path / "out")
     assert content["kind"] == "evaluation"
+    assert content[
+        "command"
+    ] == f"decondense {shlex.join(words(tiny, folder, tmp_path / 'out', '--log-samples'))}".replace(
+        f"--data {folder} --out {tmp_path / 'out'} --tasks {' '.join(TASKS)}",
+        f"--out {tmp_path / 'out'} --tasks {' '.join(TASKS)} --data {folder}",
+    )
     assert set(content["absent"]) > {"blimp_causative"} and len(content["absent"]) == 65
     [entry] = content["models"]
     assert (entry["model"], entry["arm"], entry["seed"]) == (str(tiny), None, None)

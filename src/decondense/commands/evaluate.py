@@ -67,8 +67,12 @@ def run(config: EvaluateConfig) -> None:
         finished: list[dict[str, Any]] = []
         for candidate in plan.candidates:
             for entry in _evaluate(config, plan, candidate, files[candidate.name]):
-                rest = {"absent": plan.absent} if plan.absent else {}
-                folders.write_results(config.out, KIND, recorded, [*finished, entry], **rest, provenance=provenance())
+                rest = {
+                    "command": config.command(),
+                    "provenance": provenance(),
+                    **({"absent": plan.absent} if plan.absent else {}),
+                }
+                folders.write_results(config.out, KIND, recorded, [*finished, entry], **rest)
             finished.append(entry)
     for line in report.lines(finished, names, plan.loaded):
         print(line)

@@ -44,12 +44,9 @@ def expand(names: list[str]) -> dict[str, int | None]:
     """Tasks by name with the examples in their prompts (None: as the task says); sets are replaced by what is in them."""
     found: dict[str, int | None] = {}
     for name in names:
-        if name == "paper":
-            found |= PAPER
-        elif name == "small":
-            found |= dict.fromkeys(SMALL)
-        else:
-            found.setdefault(name)
+        one = PAPER if name == "paper" else dict.fromkeys(SMALL) if name == "small" else {name: None}
+        for task, shots in one.items():
+            found.setdefault(task, shots)
     return found
 
 
