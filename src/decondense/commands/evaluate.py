@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["EvaluateConfig", "run"]
 
 KIND = "evaluation"
-# Raised where what a perplexity means changes: results of another are computed anew.
-PERPLEXITY_VERSION = 1
 
 
 @dataclass
@@ -177,6 +175,7 @@ def _in_order(done: Mapping[str, dict[str, Any]], keys: Mapping[str, Any]) -> di
 def _keys(config: EvaluateConfig, plan: Plan, candidate: Candidate) -> dict[str, dict[str, Any]]:
     """All that the score of each task depends on."""
     from decondense.evaluate.tasks import config_digest
+    from decondense.evaluate.text_task import VERSION
 
     place = models.find(candidate.name, allow_pickle=config.allow_pickle)
     model = {
@@ -199,7 +198,7 @@ def _keys(config: EvaluateConfig, plan: Plan, candidate: Candidate) -> dict[str,
         }
         for name, task in plan.loaded.tasks.items()
     }
-    window = {"context": config.context, "stride": config.stride, "version": PERPLEXITY_VERSION}
+    window = {"context": config.context, "stride": config.stride, "version": VERSION}
     return {**tasks, **{name: {**model, **window, "data": one.digest} for name, one in plan.texts.items()}}
 
 

@@ -10,6 +10,9 @@ from decondense.evaluate import perplexity
 from decondense.evaluate.held_out_texts import HeldOutTexts
 from decondense.evaluate.scoring import Scorer
 
+# Raised where what a perplexity means changes: results of another are computed anew.
+VERSION = 1
+
 
 def run_texts(
     scorer: Scorer, texts: HeldOutTexts, limit: int | None, context: int | None, stride: int | None
@@ -23,19 +26,16 @@ def run_texts(
         UserError: the window does not fit the model.
     """
     documents = [text for text in texts.documents if text.strip()][:limit]
-    # One document is its own sliding window.
-    passes = (perplexity.by_document,) if len(documents) == 1 else (perplexity.by_document, perplexity.by_window)
     with require("tqdm", extra="hf").tqdm(
         unit=" tokens", unit_scale=True, leave=False, desc=texts.name, disable=not scorer.show_progress, file=sys.stderr
     ) as bar:
-        found = [
-            one(scorer.model, scorer.tokenizer, documents, context, stride, scorer.find_batch_size, bar.update)
-            for one in passes
-        ]
-    single, sliding = found[0], found[-1]
-    metrics = {**sliding.metrics(), **(single.metrics("/document") if len(documents) > 1 else {})}
+        given = (scorer.model, scorer.tokenizer, documents, context, stride, scorer.find_batch_size, bar.update)
+        sliding = perplexity.by_window(*given)
+        # One document is that stream itself.
+        single = perplexity.by_document(*given) if len(documents) > 1 else None
+    metrics = {**sliding.metrics(), **(single.metrics("/document") if single else {})}
     entry = {
-        "version": 1,
+        "version": VERSION,
         "samples": len(documents),
         "shots": 0,
         "metrics": metrics,
@@ -46,8 +46,5 @@ def run_texts(
         "bytes": sliding.bytes,
         "files": [one.rsplit("/", 1)[-1] for one in texts.origin],
     }
-    samples = [
-        {"doc_id": number, "nats": nats, "tokens": tokens}
-        for number, (nats, tokens) in enumerate(zip(single.nats, single.tokens, strict=True))
-    ]
-    return entry, samples
+    parts = zip(single.nats, single.tokens, strict=True) if single else [(sum(sliding.nats), sum(sliding.tokens))]
+    return entry, [{"doc_id": number, "nats": nats, "tokens": tokens} for number, (nats, tokens) in enumerate(parts)]
