@@ -151,6 +151,30 @@ def test_the_batch_size_that_is_found_changes_no_more_than_the_order_of_sums(
         )
 
 
+def test_the_fastest_of_the_sizes_that_fit_is_found_once(
+    tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def seconds(best: int) -> Any:
+        def of_a_sequence(self: Any, size: int, length: int) -> float:
+            tried.append(size)
+            return abs(math.log(size / best)) + 1.0
+
+        return of_a_sequence
+
+    for best, path in ((64, [16, 64]), (16, [16, 64, 4]), (1, [16, 64, 4, 1])):
+        monkeypatch.setattr(Scorer, "_time", seconds(best))
+        scorer = Scorer(*tiny, None)
+        assert scorer.find_batch_size(32, 10_000) == best
+        assert scorer.find_batch_size(32, 10_000) == best
+        assert tried == path
+        assert scorer.find_batch_size(64, 10) == 16
+        tried.clear()
+    monkeypatch.setattr("decondense.evaluate.scoring.LOGIT_BYTES_ON_CPU", 3 * 32 * 298 * 4)
+    assert Scorer(*tiny, None).find_batch_size(32, 10) == 3
+
+
 def test_a_second_model_sees_the_same_examples(tiny: tuple[Any, Any], folder: Path) -> None:
     loaded = load_tasks({"piqa": 2}, folder)
     first, second = (run_task(Scorer(*tiny, BATCH), loaded, "piqa", None).samples for _ in range(2))

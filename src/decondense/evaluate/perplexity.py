@@ -87,7 +87,7 @@ def by_document(
     documents: Sequence[str],
     context: int | None = None,
     stride: int | None = None,
-    batch_size: int | Callable[[int], int] = 8,
+    batch_size: int | Callable[[int, int], int] = 8,
     progress: Callable[[int], None] = lambda tokens: None,
 ) -> Perplexity:
     """Cross entropy of every token of each document, given those before it in the document, as far as the window reaches.
@@ -100,7 +100,7 @@ def by_document(
         documents: strings, blank ones are left out.
         context: length of the window in tokens; None for the model's.
         stride: tokens that the window moves; None for half of `context`; `context` for windows that do not overlap.
-        batch_size: windows in one forward pass; or a function that gives it for a length.
+        batch_size: windows in one forward pass; or a function that gives it for a length and a number of windows.
         progress: called with the number of tokens scored since the last call.
 
     Raises:
@@ -120,7 +120,7 @@ def by_window(
     documents: Sequence[str],
     context: int | None = None,
     stride: int | None = None,
-    batch_size: int | Callable[[int], int] = 8,
+    batch_size: int | Callable[[int, int], int] = 8,
     progress: Callable[[int], None] = lambda tokens: None,
 ) -> Perplexity:
     """Cross entropy of every token of the documents as one text, a blank line between them; arguments as `by_document`.
@@ -180,7 +180,7 @@ def _score(
     sequences: Sequence[Sequence[int]],
     context: int,
     stride: int,
-    batch_size: int | Callable[[int], int],
+    batch_size: int | Callable[[int, int], int],
     progress: Callable[[int], None],
 ) -> list[list[float]]:
     """Nats of every token of each sequence but its first."""
@@ -193,7 +193,7 @@ def _score(
     # Longest first: memory runs out at once or never, and a batch is of windows of about one length.
     windows.sort(key=lambda window: window[1] - window[2])
     device = next(model.parameters()).device
-    size = batch_size(context) if callable(batch_size) else batch_size
+    size = batch_size(context, len(windows)) if callable(batch_size) else batch_size
     with evaluating(model):
         for begin in range(0, len(windows), size):
             batch = windows[begin : begin + size]

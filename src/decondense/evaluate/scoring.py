@@ -22,11 +22,14 @@ from decondense.evaluate.tasks import quiet
 Request = tuple[Any, list[int], list[int]]
 Answer = tuple[float, bool]
 
+USUAL = 16
 LARGEST_ON_CPU = 64
-LARGEST_ON_GPU = 512
+LARGEST_ON_GPU = 1024
+# Sizes are tried where that is a small part of the work: twice 4, 16 and 64 sequences are 5 % of so many.
+WORTH_TRYING = 3000
 # The logits of a batch and their log softmax stand in memory together; on a CPU more than this is slow before it is full.
 LOGIT_BYTES_ON_CPU = 2**29
-# A larger batch must be faster by this share, or the smaller one, which pads less, is taken.
+# Another size must be faster by this share to be taken.
 WORTHWHILE = 0.05
 
 
@@ -59,7 +62,7 @@ class Scorer(HFLM):
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
         """As lm-eval's: windows that do not overlap, which are full but for the last."""
-        self._set_batch_size([self.max_length])
+        self._set_batch_size([self.max_length] * len(requests))
         return super().loglikelihood_rolling(requests, disable_tqdm=True)
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
@@ -99,9 +102,9 @@ class Scorer(HFLM):
             joined[owner] = (before + likelihood if len(pieces) > len(requests) else likelihood, all_greedy and greedy)
         return joined
 
-    def find_batch_size(self, length: int) -> int:
-        """Windows of `length` tokens in one forward pass: what was asked for, or what is fastest."""
-        return self._fixed or self._fastest(length, longest=length)
+    def find_batch_size(self, length: int, count: int) -> int:
+        """Windows of `length` tokens in one forward pass, of `count` in all: what was asked for, or what is fastest."""
+        return self._fixed or self._fastest(length, count, longest=length)
 
     def _fit(self, requests: Sequence[Request]) -> tuple[list[Request], list[int]]:
         """Requests that the model can score, and to which of those given each belongs; what does not fit is counted."""
@@ -129,15 +132,15 @@ class Scorer(HFLM):
             return
         lengths = sorted(min(length, self.max_length) for length in lengths)
         typical = lengths[len(lengths) // 2]
-        size = self._fastest(1 << max(typical - 1, 15).bit_length(), longest=lengths[-1])
+        size = self._fastest(1 << max(typical - 1, 15).bit_length(), len(lengths), longest=lengths[-1])
         self.batch_size_per_gpu = max(1, min(size, len(lengths)))
 
-    def _fastest(self, length: int, longest: int) -> int:
-        """The batch size that scores most sequences of `length` tokens a second; found once for each power of two."""
+    def _fastest(self, length: int, count: int, longest: int) -> int:
+        """The batch size that scores most sequences of `length` tokens a second, found once for each power of two; the usual one for a few."""
         length = min(length, self.max_length)
-        if length not in self._found:
-            self._found[length] = self._try_sizes(length)
-        return min(self._found[length], self._most(longest))
+        if count >= WORTH_TRYING and length not in self._found:
+            self._found[length] = self._climb(length)
+        return min(self._found.get(length, USUAL), self._most(longest))
 
     def _most(self, length: int) -> int:
         """Sequences of `length` tokens whose logits fit into memory with ease."""
@@ -147,31 +150,36 @@ class Scorer(HFLM):
             budget = torch.cuda.mem_get_info(self.device)[0] // 4
         return max(1, int(budget // (length * vocabulary * 4)))
 
-    def _try_sizes(self, length: int) -> int:
+    def _climb(self, length: int) -> int:
+        """From the usual size up by fours while that is faster; down where it never was."""
         largest = min(self._most(length), LARGEST_ON_GPU if self.device.type == "cuda" else LARGEST_ON_CPU)
-        best, seconds_of_best, size, worse = 1, float("inf"), 1, 0
-        while size <= largest and worse < 2:
-            try:
-                seconds = self._time(size, length) / size
-            except torch.OutOfMemoryError:
+        best = min(USUAL, largest)
+        seconds = self._time(best, length)
+        for step in (4.0, 0.25):
+            start = best
+            while 1 <= int(best * step) <= largest:
+                tried = self._time(int(best * step), length)
+                if tried > seconds * (1 - WORTHWHILE):
+                    break
+                best, seconds = int(best * step), tried
+            if best != start:
                 break
-            worse += 1
-            if seconds < seconds_of_best * (1 - WORTHWHILE):
-                best, seconds_of_best, worse = size, seconds, 0
-            size *= 2
         return best
 
     def _time(self, size: int, length: int) -> float:
-        """Seconds that a batch takes, once it has been seen."""
+        """Seconds that a sequence takes in a batch of that size; infinitely many where it does not fit into memory."""
         batch = torch.ones((size, length), dtype=torch.long, device=self.device)
         taken = []
-        for _ in range(3):
-            start = time.perf_counter()
-            nn.functional.log_softmax(self._model_call(batch), dim=-1)
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
-            taken.append(time.perf_counter() - start)
-        return min(taken)
+        try:
+            for _ in range(2):
+                start = time.perf_counter()
+                nn.functional.log_softmax(self._model_call(batch), dim=-1)
+                if self.device.type == "cuda":
+                    torch.cuda.synchronize(self.device)
+                taken.append(time.perf_counter() - start)
+        except torch.OutOfMemoryError:
+            return math.inf
+        return min(taken) / size
 
 
 def _check_causal(model: Any) -> None:
