@@ -46,7 +46,7 @@ class Scorer(HFLM):
     def __init__(self, model: nn.Module, tokenizer: Any, batch_size: int | None, show_progress: bool = False) -> None:
         _check_causal(model)
         with quiet():
-            super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size or 1, truncation=True)
+            super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size or 1)
         self._fixed = batch_size
         self._found: dict[int, int] = {}
         self.show_progress = show_progress
