@@ -63,13 +63,11 @@ def run(config: EvaluateConfig) -> None:
         for candidate in plan.candidates:
             models.check(candidate.name, trust_remote_code=config.trust_remote_code, allow_pickle=config.allow_pickle)
         finished: list[dict[str, Any]] = []
+        rest: dict[str, Any] = {"command": config.command(), "provenance": provenance()}
+        if plan.absent:
+            rest["absent"] = plan.absent
         for candidate in plan.candidates:
             for entry in _evaluate(config, plan, candidate, files[candidate.name]):
-                rest = {
-                    "command": config.command(),
-                    "provenance": provenance(),
-                    **({"absent": plan.absent} if plan.absent else {}),
-                }
                 folders.write_results(config.out, KIND, recorded, [*finished, entry], **rest)
             finished.append(entry)
     for line in report.lines(finished, names, plan.loaded):
