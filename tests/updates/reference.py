@@ -13,7 +13,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-SEQUENCES, STEPS, PADDING, IGNORED, VOCABULARY = 16, 3, 2, -100, 50
+SEQUENCES, STEPS, PADDING, IGNORED, VOCABULARY = 16, 3, 2, -100, 48
 WEIGHT, RATE = 1.0, 0.3
 
 Rows = list[dict[str, Tensor]]
