@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from decondense.condensation import Condensation
-from decondense.errors import UserError, require
+from decondense.errors import UserError
 from decondense.geometry.metrics import choose_metrics, collectors, needs_of
 from decondense.layers import count_layers, find_stacks
 from decondense.passes import Reader, gather
+from decondense.progress import progress_bar
 from decondense.tokens import Marker, check_vocabulary, tokenize
 
 
@@ -101,8 +100,8 @@ def measure(
     reader = Reader(
         model, tokenized, _name(model), stack, layers, logits, marker, lambda: collectors(names, entries, one_length)
     )
-    with _progress_bar(len(tokenized.ids), shown=progress) as report:
-        found = reader.run(batch_size, checkpoint, report)
+    with progress_bar("measuring", "text", len(tokenized.ids), shown=progress, leave=False) as bar:
+        found = reader.run(batch_size, checkpoint, bar.add)
     order, statistics = gather(found, reader)
     result = Condensation.from_statistics(
         statistics,
@@ -117,16 +116,6 @@ def measure(
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     return result
-
-
-@contextmanager
-def _progress_bar(total: int, shown: bool) -> Iterator[Callable[[int], None]]:
-    """What is told how many more texts are done."""
-    if not shown or not sys.stderr.isatty():
-        yield lambda count: None
-        return
-    with require("tqdm", extra="hf").tqdm(total=total, desc="measuring", unit="text", leave=False) as bar:
-        yield bar.update
 
 
 def _embedding_table(model: nn.Module) -> Tensor | None:

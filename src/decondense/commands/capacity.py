@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,11 @@ import tyro
 from decondense import __version__
 from decondense.commands import capacity_report as report
 from decondense.commands import folder as folders
-from decondense.errors import UserError, choose, require
+from decondense.errors import UserError, choose
 from decondense.files import write_json
 from decondense.losses.formulations import FORMULATIONS
 from decondense.models import choose_device
+from decondense.progress import progress_bar
 from decondense.studies.capacity_run import CapacityRun, Size, run_capacity, seconds_per_step
 from decondense.studies.provenance import provenance
 
@@ -121,8 +121,8 @@ def run(config: CapacityConfig) -> None:
         found: list[dict[str, Any]] = []
         _tell_time(config, runs, device)
         for number, one in enumerate(runs):
-            with _bar(f"{number + 1}/{len(runs)} {one.folder}", one.steps) as progress:
-                found.append(run_capacity(config.out, one, device, progress))
+            with progress_bar(f"{number + 1}/{len(runs)} {one.folder}", "step", one.steps) as bar:
+                found.append(run_capacity(config.out, one, device, bar.reach))
             about = {
                 "kind": KIND,
                 "study": KIND,
@@ -170,23 +170,6 @@ def _duration(seconds: float) -> str:
         if seconds < 5400
         else f"{seconds / 3600:.1f} h"
     )
-
-
-class _bar:
-    """Shows progress while standard error is a terminal."""
-
-    def __init__(self, name: str, steps: int) -> None:
-        self._bar = (
-            require("tqdm", extra="hf").tqdm(total=steps, desc=name, unit="step") if sys.stderr.isatty() else None
-        )
-
-    def __enter__(self) -> Any:
-        bar = self._bar
-        return (lambda step: None) if bar is None else (lambda step: bar.update(step - bar.n))
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
 
 
 def _command(config: CapacityConfig) -> str:

@@ -5,13 +5,11 @@ Each model is loaded once and let go before the next. A run that was stopped goe
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import gc
 import json
 import shlex
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,6 +26,7 @@ from decondense.evaluate import curve, degradation, heldout_text
 from decondense.evaluate.matrices import choose_matrices
 from decondense.evaluate.quantization import LEAST_BITS, MOST_BITS, Rounding
 from decondense.measure import count_positions
+from decondense.progress import progress_bar
 from decondense.report.canvas import FORMATS
 from decondense.studies.provenance import provenance
 from decondense.texts import sources
@@ -238,10 +237,10 @@ def _quantize(config: QuantizeConfig, plan: Plan, name: str) -> dict[str, Any]:
         # Sizes are those of the checkpoint, so they are counted before the precision is changed.
         chosen = choose_matrices(model, config.embeddings, config.head)
         model = model.to(getattr(torch, config.dtype))
-        with _bar(name, len(plan.settings) + 1) as progress:
+        with progress_bar(name, "setting", len(plan.settings) + 1, leave=False) as bar:
             spread = curve.find_spread(model, chosen, text, config.batch_size)
-            progress()
-            rows, unavailable = curve.compute_curve(model, chosen, text, plan.settings, config.batch_size, progress)
+            bar.add()
+            rows, unavailable = curve.compute_curve(model, chosen, text, plan.settings, config.batch_size, bar.add)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
     finally:
@@ -300,20 +299,6 @@ def _command(config: QuantizeConfig) -> str:
             given = [] if value is True else [*map(str, value)] if isinstance(value, tuple) else [str(value)]
             words += [f"--{field.name.replace('_', '-')}", *given]
     return shlex.join(words)
-
-
-@contextlib.contextmanager
-def _bar(name: str, total: int) -> Iterator[Callable[[], None]]:
-    """What is told of each setting that is done."""
-    if not sys.stderr.isatty():
-        yield lambda: None
-        return
-    with require("tqdm", extra="hf").tqdm(total=total, desc=name, unit="setting", leave=False) as bar:
-
-        def progress() -> None:
-            bar.update()
-
-        yield progress
 
 
 def _finish(config: QuantizeConfig, recorded: dict[str, Any], entries: Sequence[dict[str, Any]]) -> None:

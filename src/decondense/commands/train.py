@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from decondense import __version__
 from decondense.commands import folder as folders
 from decondense.commands import processes
-from decondense.errors import UserError, require
+from decondense.errors import UserError
 from decondense.files import claim_folder, write_json
+from decondense.progress import progress_bar
 from decondense.ranks import agreed
 from decondense.report.tables import Column, Table
 from decondense.studies.provenance import provenance
@@ -83,8 +83,9 @@ def train_arms(
                     claim_folder(folder, {"kind": KIND, "version": __version__, **recorded})
             if not (folder / RESULTS).is_file():
                 _tell(arm, config, first)
-                with _bar(f"{arm.name}-seed{seed}", config.steps, first) as (say, progress):
-                    run_arm(folder, config, arm, seed, text, told, say, progress, aim)
+                with progress_bar(f"{arm.name}-seed{seed}", "step", config.steps, shown=first) as bar:
+                    say = bar.say if first else lambda line: None
+                    run_arm(folder, config, arm, seed, text, told, say, bar.reach, aim)
             processes.together()
         if first:
             _finish(config, [_read(folder) for folder in places])
@@ -108,16 +109,6 @@ def _tell(arm: Arm, config: RunConfig, first: bool) -> None:
         print(
             f"note: {arm.name}: {config.steps} steps end before the first {arm.forget_every} are over: nothing is forgotten"
         )
-
-
-@contextlib.contextmanager
-def _bar(name: str, steps: int, first: bool) -> Iterator[tuple[Callable[[str], None], Callable[[int], None]]]:
-    """Gives how to print a line and how to tell of progress; a bar shows it while standard error is a terminal."""
-    if not (first and sys.stderr.isatty()):
-        yield (lambda line: print(line, flush=True)) if first else (lambda line: None), lambda step: None
-        return
-    with require("tqdm", extra="hf").tqdm(total=steps, desc=name, unit="step") as bar:
-        yield bar.write, lambda step: bar.update(step - bar.n)
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
-from decondense.errors import require
 from decondense.evaluate import perplexity
 from decondense.evaluate.held_out_texts import HeldOutTexts
 from decondense.evaluate.scoring import Scorer
+from decondense.progress import progress_bar
 
 # Raised where what a perplexity means changes: results of another are computed anew.
 VERSION = 1
@@ -26,10 +25,8 @@ def run_texts(
         UserError: the window does not fit the model.
     """
     documents = [text for text in texts.documents if text.strip()][:limit]
-    with require("tqdm", extra="hf").tqdm(
-        unit=" tokens", unit_scale=True, leave=False, desc=texts.name, disable=not scorer.show_progress, file=sys.stderr
-    ) as bar:
-        given = (scorer.model, scorer.tokenizer, documents, context, stride, scorer.find_batch_size, bar.update)
+    with progress_bar(texts.name, " tokens", shown=scorer.show_progress, unit_scale=True, leave=False) as bar:
+        given = (scorer.model, scorer.tokenizer, documents, context, stride, scorer.find_batch_size, bar.add)
         sliding = perplexity.by_window(*given)
         # One document is that stream itself.
         single = perplexity.by_document(*given) if len(documents) > 1 else None

@@ -6,14 +6,13 @@ import multiprocessing
 import os
 import queue
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from decondense.errors import require
+from decondense.progress import Progress
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -74,19 +73,17 @@ def _run_job(work: Callable[[Job, Callable[[int], None]], Result], job: Job, ind
 def _bars(messages: Any, names: Sequence[str], total: int) -> Iterator[None]:
     """Show one bar a job that has begun, while standard error is a terminal."""
     stop = threading.Event()
-    shown = sys.stderr.isatty()
 
     def listen() -> None:
-        bars: dict[int, Any] = {}
+        bars: dict[int, Progress] = {}
         while not stop.is_set():
             try:
                 index, count = messages.get(timeout=0.2)
             except queue.Empty:
                 continue
-            if shown:
-                if index not in bars:
-                    bars[index] = require("tqdm", extra="hf").tqdm(total=total, desc=names[index], unit="step")
-                bars[index].update(count - bars[index].n)
+            if index not in bars:
+                bars[index] = Progress(names[index], "step", total)
+            bars[index].reach(count)
         for bar in bars.values():
             bar.close()
 
