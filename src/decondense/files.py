@@ -17,6 +17,9 @@ from decondense.errors import UserError
 RECORD = "run.json"
 """What in the folder of a run tells whose run it is."""
 
+RESULTS = "results.json"
+"""What in the folder of a run has its numbers; written last, where a run has one moment at which it is finished."""
+
 
 @contextmanager
 def replace_file(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -47,6 +50,16 @@ def plain(value: Any) -> Any:
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Write `content` as JSON to `path`, all of it or nothing. NaN and infinity are no JSON and raise ValueError."""
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: str | os.PathLike[str], mend: str) -> Any:
+    """What a file of JSON holds; `UserError` says that it is damaged, and `mend`, where it is none."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {mend}") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {mend}") from error
 
 
 def prepare_folder(path: str | os.PathLike[str]) -> Path:

@@ -15,7 +15,7 @@ import transformers
 from saved import save_tiny_model
 
 from decondense.cli import main
-from decondense.evaluate.heldout import evaluate_windows
+from decondense.evaluate.window_loss import evaluate_windows
 from decondense.texts import tokenizer as tokenizers
 from decondense.train import run as room
 

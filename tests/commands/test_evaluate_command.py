@@ -21,7 +21,7 @@ from small_benchmarks import write_benchmarks
 from decondense import models
 from decondense.cli import main
 from decondense.commands import evaluate as command
-from decondense.evaluate.held_out_texts import open_texts
+from decondense.evaluate.held_out_documents import open_held_out
 from decondense.evaluate.perplexity import by_window
 
 TASKS = ["blimp", "lambada_openai", "piqa", "perplexity:wikitext"]
@@ -88,7 +88,7 @@ def test_it_writes_a_table_results_and_samples(
     assert set(tasks["lambada_openai"]["metrics"]["perplexity"]) == {"value", "stderr"}
 
     loaded = models.load(str(tiny))
-    expected = by_window(*loaded, open_texts("wikitext", folder).documents)
+    expected = by_window(*loaded, open_held_out("wikitext", folder).documents)
     assert tasks["perplexity:wikitext"]["metrics"]["perplexity"]["value"] == pytest.approx(expected.value, rel=1e-6)
     assert (tasks["perplexity:wikitext"]["context"], tasks["perplexity:wikitext"]["bytes"]) == (
         POSITIONS,

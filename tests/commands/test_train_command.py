@@ -17,7 +17,7 @@ from saved import save_tiny_model
 
 from decondense import Condensation
 from decondense.cli import main
-from decondense.evaluate.heldout import evaluate_windows
+from decondense.evaluate.window_loss import evaluate_windows
 from decondense.train import loop, saving
 from decondense.train import run as room
 from decondense.train.monitor import CollapseWarning
@@ -147,7 +147,7 @@ sys.exit(main(sys.argv[2:]))
 """
 # Where a kill comes: as tokens are written, in the middle of a step, while a state is written, and while the model is.
 PLACES = {
-    "tokens": ("data", "bytes_of_tokens", 5, "pass"),
+    "tokens": ("data", "_array", 5, "pass"),
     "step": ("loop", "_check", 8, "pass"),
     "state": ("saving", "replace_file", 2, "given[0].with_name('.state.0a.part.pt').write_text('half')"),
     "results": ("run", "save_model", 1, "pass"),

@@ -9,11 +9,11 @@ import transformers
 from models import CONFIGS
 
 from decondense.evaluate.curve import compute_curve, find_spread, settings
-from decondense.evaluate.heldout import evaluate_windows, window_loss
-from decondense.evaluate.heldout_text import HeldOutText
+from decondense.evaluate.held_out_windows import HeldOutWindows
 from decondense.evaluate.matrices import choose_matrices
 from decondense.evaluate.quantization import Rounding
 from decondense.evaluate.spread import spread_of
+from decondense.evaluate.window_loss import evaluate_windows, window_loss
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +23,9 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def text() -> HeldOutText:
+def text() -> HeldOutWindows:
     windows = torch.randint(50, (5, 20), generator=torch.Generator().manual_seed(0))
-    return HeldOutText("random", windows, 2.5, "0" * 16)
+    return HeldOutWindows("random", windows, 2.5, "0" * 16)
 
 
 def test_settings_are_the_schemes_at_all_bits() -> None:
@@ -43,7 +43,7 @@ def test_settings_are_the_schemes_at_all_bits() -> None:
     assert both[0].rounding is None and both[1].rounding == Rounding(8)
 
 
-def test_the_stored_row_is_the_model_itself(model, text: HeldOutText) -> None:
+def test_the_stored_row_is_the_model_itself(model, text: HeldOutWindows) -> None:
     chosen = choose_matrices(model)
     rows, unavailable = compute_curve(model, chosen, text, settings(["channel", "activations"], [8, 2], 0), 2)
     expected = evaluate_windows(model, text.windows, "mean_cosine", "x", 2)
@@ -62,7 +62,7 @@ def test_the_stored_row_is_the_model_itself(model, text: HeldOutText) -> None:
     assert 0 < lost[1] < lost[2] and lost[3] > 0
 
 
-def test_a_model_without_a_number_has_none_in_its_row(text: HeldOutText) -> None:
+def test_a_model_without_a_number_has_none_in_its_row(text: HeldOutWindows) -> None:
     torch.manual_seed(0)
     broken = transformers.GPT2LMHeadModel(CONFIGS["gpt2"]()).eval()
     with torch.no_grad():
@@ -80,7 +80,7 @@ def test_a_kernel_that_is_not_there_is_told_and_nothing_fails(model, text, monke
     assert "torchao" in unavailable[0]["reason"]
 
 
-def test_spread_is_that_of_the_weights_and_of_what_they_are_multiplied_with(model, text: HeldOutText) -> None:
+def test_spread_is_that_of_the_weights_and_of_what_they_are_multiplied_with(model, text: HeldOutWindows) -> None:
     found = find_spread(model, choose_matrices(model), text, 2)
     weights = [spread_of(block.attn.c_attn.weight.detach().T)["kurtosis"] for block in model.transformer.h]
     assert found["weights"]["attn.c_attn"]["kurtosis"] == pytest.approx(sum(weights) / 3)
@@ -101,7 +101,7 @@ def test_spread_is_that_of_the_weights_and_of_what_they_are_multiplied_with(mode
     assert found["inputs"]["mlp.c_proj"]["kurtosis"] == pytest.approx(sum(own) / 3, rel=1e-6)
 
 
-def test_nothing_of_the_model_is_changed(model, text: HeldOutText) -> None:
+def test_nothing_of_the_model_is_changed(model, text: HeldOutWindows) -> None:
     before = window_loss(model, text.windows)
     chosen = choose_matrices(model)
     compute_curve(model, chosen, text, settings(["group", "activations"], [3], 8))

@@ -10,7 +10,7 @@ pytest.importorskip("lm_eval")
 from saved import POSITIONS, WORDS, save_tiny_model
 
 from decondense import models
-from decondense.evaluate.held_out_texts import HeldOutTexts
+from decondense.evaluate.held_out_documents import HeldOutDocuments
 from decondense.evaluate.perplexity import by_document, by_window
 from decondense.evaluate.scoring import Scorer
 from decondense.evaluate.text_task import run_texts
@@ -24,7 +24,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
 
 
 def test_one_document_has_the_standard_error_of_its_windows(tiny: tuple[Any, Any]) -> None:
-    entry, samples = run_texts(Scorer(*tiny, 4), HeldOutTexts("novel", ("a/novel.txt",), (LONG,)), None, None, None)
+    entry, samples = run_texts(Scorer(*tiny, 4), HeldOutDocuments("novel", ("a/novel.txt",), (LONG,)), None, None, None)
     expected = by_window(*tiny, [LONG], batch_size=4)
     assert entry["metrics"] == expected.metrics()
     assert entry["metrics"]["perplexity"]["stderr"] > 0
@@ -33,7 +33,7 @@ def test_one_document_has_the_standard_error_of_its_windows(tiny: tuple[Any, Any
 
 
 def test_several_are_taken_together_and_one_by_one_and_the_limit_is_on_them(tiny: tuple[Any, Any]) -> None:
-    texts = HeldOutTexts("novels", ("a.txt",), (LONG, "", WORDS, "never read"))
+    texts = HeldOutDocuments("novels", ("a.txt",), (LONG, "", WORDS, "never read"))
     entry, samples = run_texts(Scorer(*tiny, 4), texts, 2, 20, 5)
     documents = [LONG, WORDS]
     single = by_document(*tiny, documents, 20, 5, 4)

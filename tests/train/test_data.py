@@ -82,20 +82,6 @@ def test_a_stream_is_read_no_further_than_needed(tmp_path, bpe):
     assert len(read) < 200
 
 
-def test_bytes_of_tokens_add_up_to_the_text(bpe):
-    for text in [*TEXTS, "日本語 text 🎉 done  ", "a"]:
-        [(ids, ends)] = room.encode(bpe, [text])
-        lengths = room.bytes_of_tokens(text, ends, len(ids))
-        assert len(lengths) == len(ids)
-        assert sum(lengths) == len(text.encode())
-        assert min(lengths) >= 0
-        assert sum(room.bytes_of_tokens(text, None, len(ids))) == pytest.approx(len(text.encode()))
-    # In a byte-level BPE of plain text a token's name has as many characters as it stands for bytes.
-    [(ids, ends)] = room.encode(bpe, [TEXTS[7].replace("ï", "i").replace("“", '"').replace("”", '"')])
-    names = bpe.convert_ids_to_tokens(ids)
-    assert list(room.bytes_of_tokens("x" * ends[-1], ends, len(ids))) == [len(name) for name in names]
-
-
 def test_the_tokenizer_that_was_trained_is_kept_and_saw_no_held_out_text(tmp_path):
     text = opened(tmp_path)
     expected = tokenizers.train([one for one, held in documents().read() if not held], 300)

@@ -15,11 +15,12 @@ from decondense import __version__
 from decondense.commands import capacity_report as report
 from decondense.commands import folder as folders
 from decondense.errors import UserError, choose
-from decondense.files import write_json
+from decondense.files import RESULTS, write_json
 from decondense.losses.formulations import FORMULATIONS
 from decondense.models import choose_device
 from decondense.progress import progress_bar
 from decondense.studies.capacity_run import CapacityRun, Size, run_capacity, seconds_per_step
+from decondense.studies.command_line import command_of
 from decondense.studies.provenance import provenance
 
 KIND = "capacity"
@@ -127,11 +128,11 @@ def run(config: CapacityConfig) -> None:
                 "kind": KIND,
                 "study": KIND,
                 "version": __version__,
-                "command": _command(config),
+                "command": command_of(config, "capacity", ["out"]),
                 "commit": origin["commit"],
             }
             content = {**about, "provenance": origin, "config": {**recorded, "seeds": config.seeds}, "runs": found}
-            write_json(config.out / folders.RESULTS, {**content, "summary": report.summarise(found)})
+            write_json(config.out / RESULTS, {**content, "summary": report.summarise(found)})
             last = found[-1]
             print(
                 f"{one.folder}: {last['bits_per_parameter']:.3f} bits a parameter, {last['seconds']:.0f} s", flush=True
@@ -139,7 +140,7 @@ def run(config: CapacityConfig) -> None:
     print(report.summary_table(found).plain())
     for line in report.verdicts(found):
         print(line)
-    written = [config.out / folders.RESULTS]
+    written = [config.out / RESULTS]
     if len(config.sizes) > 1:
         written += report.draw(found, config.out / "capacity")
     print(f"wrote {', '.join(path.name for path in written)} into {config.out}")
@@ -170,13 +171,3 @@ def _duration(seconds: float) -> str:
         if seconds < 5400
         else f"{seconds / 3600:.1f} h"
     )
-
-
-def _command(config: CapacityConfig) -> str:
-    words = ["decondense capacity"]
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if value != field.default and field.name != "out":
-            shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-            words.append(f"--{field.name.replace('_', '-')} {shown}")
-    return " ".join(words)

@@ -15,8 +15,9 @@ from decondense.commands.measure_report import split
 from decondense.errors import UserError, choose
 from decondense.evaluate.alignment import ALL
 from decondense.evaluate.comparing import AUTO, TESTS, compare_runs
-from decondense.files import write_json
+from decondense.files import RESULTS, write_json
 from decondense.report.canvas import FORMATS
+from decondense.studies.command_line import command_of
 from decondense.studies.provenance import provenance
 
 KIND = "comparison"
@@ -83,29 +84,16 @@ def run(config: CompareConfig) -> None:
         content = {
             "kind": KIND,
             "version": __version__,
-            "command": command(config),
+            "command": command_of(config, "compare", ["formats"]),
             "provenance": provenance(),
             "config": recorded,
             **comparison.summary(),
             "sentences": report.sentences(comparison),
         }
         # Written last: its presence says that all is there.
-        write_json(config.out / folders.RESULTS, content)
+        write_json(config.out / RESULTS, content)
     print(report.table(comparison).plain())
     print(f"{report.caption(comparison)}\n")
     for line in report.short_sentences(comparison):
         print(line)
-    print(f"wrote into {config.out}: {', '.join([folders.RESULTS, *names])}")
-
-
-def command(config: CompareConfig) -> str:
-    """The command that makes this comparison again."""
-    words = ["decondense compare", *config.runs]
-    if config.baseline:
-        words.append(f"--baseline {config.baseline}")
-    for name in ("tasks", "metrics", "seeds"):
-        given = getattr(config, name)
-        if given and given != (ALL,):
-            words.append(" ".join([f"--{name}", *(f"'{one}'" if " " in one else one for one in given)]))
-    words += [f"--test {config.test}"] if config.test != AUTO else []
-    return " ".join([*words, f"--out {config.out}"])
+    print(f"wrote into {config.out}: {', '.join([RESULTS, *names])}")

@@ -12,7 +12,7 @@ from decondense import models
 from decondense.commands import processes
 from decondense.commands.train import open_text, train_arms
 from decondense.errors import UserError
-from decondense.evaluate.heldout import evaluate_windows
+from decondense.evaluate.window_loss import evaluate_windows
 from decondense.train import build
 from decondense.train.data import Text
 from decondense.train.distill_config import DistillConfig

@@ -21,9 +21,11 @@ from decondense.commands.evaluate_config import EvaluateConfig
 from decondense.commands.measure_report import stems, titles
 from decondense.errors import UserError, require
 from decondense.evaluate import presets
-from decondense.evaluate.held_out_texts import HeldOutTexts, open_texts
+from decondense.evaluate.held_out_documents import HeldOutDocuments, open_held_out
 from decondense.evaluate.runs import Candidate, find_models
 from decondense.evaluate.state import State, digest_model
+from decondense.files import RESULTS
+from decondense.studies.command_line import command_of
 from decondense.studies.provenance import provenance
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ class Plan:
 
     candidates: list[Candidate]
     loaded: Loaded
-    texts: dict[str, HeldOutTexts]
+    texts: dict[str, HeldOutDocuments]
     absent: dict[str, str]
     empty: list[str]
     limit: int | None
@@ -63,7 +65,7 @@ def run(config: EvaluateConfig) -> None:
         for candidate in plan.candidates:
             models.check(candidate.name, trust_remote_code=config.trust_remote_code, allow_pickle=config.allow_pickle)
         finished: list[dict[str, Any]] = []
-        rest: dict[str, Any] = {"command": config.command(), "provenance": provenance()}
+        rest: dict[str, Any] = {"command": command_of(config, "evaluate"), "provenance": provenance()}
         if plan.absent:
             rest["absent"] = plan.absent
         for candidate in plan.candidates:
@@ -72,7 +74,7 @@ def run(config: EvaluateConfig) -> None:
             finished.append(entry)
     for line in report.lines(finished, names, plan.loaded):
         print(line)
-    print(f"wrote {config.out / folders.RESULTS}")
+    print(f"wrote {config.out / RESULTS}")
     failed = [f"{names[entry['model']]}: {why}" for entry in finished for why in entry.get("failed", {}).values()]
     if failed:
         more = f" (and {len(failed) - 1} more, see results.json)" if len(failed) > 1 else ""
@@ -105,14 +107,14 @@ def _plan(config: EvaluateConfig) -> Plan:
     return plan
 
 
-def _open_texts(names: list[str], data: Path | None) -> tuple[dict[str, HeldOutTexts], dict[str, str]]:
+def _open_texts(names: list[str], data: Path | None) -> tuple[dict[str, HeldOutDocuments], dict[str, str]]:
     """The texts of each perplexity, and why there are none."""
     from decondense.evaluate.benchmarks.local import AbsentData
 
     texts, absent = {}, {}
     for name in names:
         try:
-            texts[name] = open_texts(name.removeprefix(presets.PERPLEXITY), data)
+            texts[name] = open_held_out(name.removeprefix(presets.PERPLEXITY), data)
         except AbsentData as error:
             absent[name] = str(error)
     return texts, absent

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -103,13 +101,3 @@ class EvaluateConfig:
         if not given:
             raise UserError("--tasks: no name was given; give paper, small, or names of lm-eval's tasks")
         return given
-
-    def command(self) -> str:
-        """The command that evaluates this again."""
-        words = ["decondense", "evaluate", *self.models]
-        for field in dataclasses.fields(self)[1:]:
-            value = getattr(self, field.name)
-            if value != field.default:
-                words.append(f"--{field.name.replace('_', '-')}")
-                words += [] if value is True else map(str, value if isinstance(value, tuple) else (value,))
-        return shlex.join(words)

@@ -6,7 +6,6 @@ always tells what is finished; the folder's `run.json` tells whose run it is (`d
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +13,7 @@ from typing import Any
 
 from decondense import __version__
 from decondense.errors import UserError
-from decondense.files import RECORD, claim_folder, write_json
-
-RESULTS = "results.json"
+from decondense.files import RECORD, RESULTS, claim_folder, read_json, write_json
 
 
 @contextmanager
@@ -45,12 +42,13 @@ def read_finished(folder: Path) -> list[dict[str, Any]]:
     path = folder / RESULTS
     if not path.is_file():
         return []
+    mend = "give another --out, or remove it to measure all again"
     try:
-        entries: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["models"]
+        entries: list[dict[str, Any]] = read_json(path, mend)["models"]
         if not all(isinstance(entry["model"], str) for entry in entries):
-            raise ValueError
-    except (ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{path} is damaged: give another --out, or remove it to measure all again") from error
+            raise TypeError
+    except (LookupError, TypeError) as error:
+        raise UserError(f"{path} is damaged: {mend}") from error
     return entries
 
 

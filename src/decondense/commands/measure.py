@@ -26,7 +26,7 @@ from decondense.commands import measure_report as report
 from decondense.commands import processes
 from decondense.condensation import Condensation
 from decondense.errors import UserError, choose, require
-from decondense.files import plain
+from decondense.files import RESULTS, plain
 from decondense.geometry.metrics import choose_metrics
 from decondense.layers import find_stacks
 from decondense.measure import measure
@@ -310,4 +310,4 @@ def _finish(config: MeasureConfig, plan: Plan, recorded: dict[str, Any], entries
     written = report.write(measured, kinds, config.out, tuple(report.split(config.formats)))
     for line in report.lines(measured, comparisons):
         print(line)
-    print(f"wrote into {config.out}: {', '.join([folders.RESULTS, *(entry['file'] for entry in entries), *written])}")
+    print(f"wrote into {config.out}: {', '.join([RESULTS, *(entry['file'] for entry in entries), *written])}")

@@ -32,8 +32,11 @@ from decondense.evaluate.probes import (
     retrieval_ranks,
     scores,
 )
+from decondense.evaluate.runs import Candidate, find_models
+from decondense.files import RESULTS
 from decondense.measure import count_positions
 from decondense.report.tables import Column, Table
+from decondense.studies.command_line import command_of
 from decondense.studies.provenance import provenance
 from decondense.texts import embedded
 
@@ -102,37 +105,36 @@ def run(config: ProbeConfig) -> None:
     """
     if not config.models:
         raise UserError("no MODEL was given: name at least one, a local folder or a name on the hub such as gpt2")
-    twice = [name for name in config.models if config.models.count(name) > 1]
-    if twice:
-        raise UserError(f"MODEL {twice[0]} was given twice: once is enough")
+    candidates = {candidate.name: candidate for candidate in find_models(config.models)}
     choose("--part", config.part, PARTS)
     for name, least in (("batch_size", 1), ("reviews", 20), ("seed", 0)):
         if getattr(config, name) < least:
             raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: expected at least {least}")
     device = models.choose_device(config.device)
     questions = _questions(config)
-    for name in config.models:
+    for name in candidates:
         models.check(name)
     options = ("part", "reviews", "baseline", "batch_size", "seed")
     recorded: dict[str, Any] = {name: getattr(config, name) for name in options}
     recorded |= {"sentiment": config.sentiment and config.sentiment.name, "device": str(device)}
-    with folders.claimed(config.out, KIND, {"models": list(config.models), **recorded}):
+    with folders.claimed(config.out, KIND, {"models": list(candidates), **recorded}):
         finished = folders.read_finished(config.out)
-        for name in config.models:
+        for number, (name, candidate) in enumerate(candidates.items(), 1):
             if name not in [entry["model"] for entry in finished]:
-                print(f"{name} ({config.models.index(name) + 1} of {len(config.models)})", file=sys.stderr)
-                finished.append(_probe(config, name, questions))
+                print(f"{name} ({number} of {len(candidates)})", file=sys.stderr)
+                finished.append(_probe(config, candidate, questions))
                 folders.write_results(config.out, KIND, recorded, finished)
         summary = summarise(finished, config.baseline)
         origin = provenance()
-        about = {"study": KIND, "command": _command(config), "commit": origin["commit"], "provenance": origin}
+        command = command_of(config, "probe", ["out"], ["sentiment"])
+        about = {"study": KIND, "command": command, "commit": origin["commit"], "provenance": origin}
         folders.write_results(config.out, KIND, recorded, finished, summary=summary, **about)
     for entry in finished:
         print(f"{entry['model']}:\n{layer_table(entry).plain()}\n{_blanks_line(entry)}")
     if summary:
         print(f"arms, mean of all layers but the embeddings; differences to {config.baseline} are paired by seed:")
         print(summary_table(summary).plain())
-    print(f"wrote {folders.RESULTS} into {config.out}")
+    print(f"wrote {RESULTS} into {config.out}")
 
 
 def _questions(config: ProbeConfig) -> Questions:
@@ -168,9 +170,9 @@ def _reviews(path: Path, count: int) -> list[tuple[str, int]]:
     return found
 
 
-def _probe(config: ProbeConfig, name: str, questions: Questions) -> dict[str, Any]:
+def _probe(config: ProbeConfig, candidate: Candidate, questions: Questions) -> dict[str, Any]:
     """All of one model."""
-    model, tokenizer = models.load(name, device=config.device)
+    model, tokenizer = models.load(candidate.name, device=config.device)
     length = min(count_positions(model) or 512, 512)
 
     def states(texts: Sequence[str]) -> list[Tensor]:
@@ -195,7 +197,7 @@ def _probe(config: ProbeConfig, name: str, questions: Questions) -> dict[str, An
     if questions.reviews:
         labels = torch.tensor([label for _, label in questions.reviews])
         columns["sentiment"] = _probe_layers(states([text for text, _ in questions.reviews]), labels - labels.min())
-    entry: dict[str, Any] = {"model": name, **_whose(name)}
+    entry: dict[str, Any] = {"model": candidate.name, "arm": candidate.arm, "seed": candidate.seed}
     found = {kind: scores(columns[kind], config.seed) for kind in OF_LAYERS if kind in columns}
     entry["layers"] = [
         {"layer": layer, **{kind: dataclasses.asdict(each[layer]) for kind, each in found.items()}}
@@ -227,19 +229,6 @@ def _probe_layers(states: Sequence[Tensor], labels: Tensor) -> Tensor:
         for layer, one in enumerate(states):
             right[test, layer] = linear_probe(one[~test], labels[~test], one[test], labels[test]).double()
     return right
-
-
-def _whose(name: str) -> dict[str, Any]:
-    """Arm and seed of a run's folder; none of another model."""
-    for file, arm in (("results.json", "arm"), ("arm.json", "name")):
-        path = Path(name) / file
-        if path.is_file():
-            try:
-                content = json.loads(path.read_text(encoding="utf-8"))
-                return {"arm": str(content[arm]), "seed": int(content["seed"])}
-            except (ValueError, LookupError, TypeError):
-                continue
-    return {"arm": None, "seed": None}
 
 
 def summarise(entries: Sequence[dict[str, Any]], baseline: str) -> list[dict[str, Any]]:
@@ -287,17 +276,6 @@ def summary_table(summary: Sequence[dict[str, Any]]) -> Table:
 
 def _score(found: dict[str, Any]) -> str:
     return f"{found['mean']:.3f} ±{(found['high'] - found['low']) / 2:.3f}"
-
-
-def _command(config: ProbeConfig) -> str:
-    """The command that makes this run again."""
-    words = ["decondense probe", *config.models]
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.name not in ("models", "out") and value != field.default:
-            shown = value.name if isinstance(value, Path) else value
-            words.append(f"--{field.name.replace('_', '-')} {shown}")
-    return " ".join(words)
 
 
 def _blanks_line(entry: dict[str, Any]) -> str:

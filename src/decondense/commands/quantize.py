@@ -5,10 +5,7 @@ Each model is loaded once and let go before the next. A run that was stopped goe
 
 from __future__ import annotations
 
-import dataclasses
 import gc
-import json
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,17 +19,19 @@ from decondense.commands import folder as folders
 from decondense.commands import quantize_report as report
 from decondense.commands.measure_report import split
 from decondense.errors import UserError, choose, require
-from decondense.evaluate import curve, degradation, heldout_text
+from decondense.evaluate import curve, degradation, held_out_windows
 from decondense.evaluate.matrices import choose_matrices
 from decondense.evaluate.quantization import LEAST_BITS, MOST_BITS, Rounding
+from decondense.evaluate.runs import Run, find_models
+from decondense.files import RESULTS
 from decondense.measure import count_positions
 from decondense.progress import progress_bar
 from decondense.report.canvas import FORMATS
+from decondense.studies.command_line import command_of
 from decondense.studies.provenance import provenance
 from decondense.texts import sources
 
 KIND = "quantization"
-RUNS = "trainings"
 USUAL_TOKENS, USUAL_LENGTH = 50_000, 512
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -105,9 +104,9 @@ class QuantizeConfig:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run computes: the models by name, each with the results of its training where it is a run, and the settings of every curve."""
+    """What a run computes: the models by name, each with its training where it is a run, and the settings of every curve."""
 
-    models: dict[str, dict[str, Any] | None]
+    models: dict[str, Run | None]
     settings: list[curve.Setting]
 
 
@@ -165,46 +164,25 @@ def _plan(config: QuantizeConfig) -> Plan:
     models.choose_device(config.device)
     require("matplotlib", extra="report")
     if config.texts:
-        heldout_text.check_source(config.texts, config.field)
+        held_out_windows.check_source(config.texts, config.field)
     return Plan(_find_models(config), curve.settings(schemes, config.bits, config.group_size))
 
 
-def _find_models(config: QuantizeConfig) -> dict[str, dict[str, Any] | None]:
-    """The models by name, a folder of several runs being all of them, and the results of those that are runs."""
-    names = [one for name in config.models for one in _runs_in(name)]
-    found: dict[str, dict[str, Any] | None] = {}
-    of: dict[tuple[str, int], str] = {}
-    for name in names:
-        if name in found:
-            raise UserError(f"MODEL {name} was given twice: once is enough")
+def _find_models(config: QuantizeConfig) -> dict[str, Run | None]:
+    """The models by name, a folder of several runs being all of them, and the trainings of those that have one."""
+    found: dict[str, Run | None] = {}
+    of: dict[tuple[str | None, int], str] = {}
+    for candidate in find_models(config.models):
+        name, run = candidate.name, candidate.run
         models.find(name, allow_pickle=config.allow_pickle)
-        found[name] = training = heldout_text.read_run(name)
+        found[name] = training = run if run is not None and run.is_training else None
         if training is not None:
-            other = of.setdefault((training["arm"], training["seed"]), name)
+            other = of.setdefault((training.arm, training.seed), name)
             if other != name:
                 raise UserError(
-                    f"MODEL {other} and {name} are both arm {training['arm']}, seed {training['seed']}: an arm has one run of each seed"
+                    f"MODEL {other} and {name} are both arm {training.arm}, seed {training.seed}: an arm has one run of each seed"
                 )
     return found
-
-
-def _runs_in(name: str) -> list[str]:
-    """The folders of the runs that `decondense train --arms` or `--seeds` wrote into a folder; any other name alone."""
-    path = Path(name).expanduser() / heldout_text.RESULTS
-    if not path.is_file():
-        return [name]
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: remove it, or train again") from error
-    if not isinstance(content, dict) or content.get("kind") != RUNS:
-        return [name]
-    inside = [one.parent for one in sorted(path.parent.glob(f"*/{heldout_text.RESULTS}"))]
-    runs = [one for one in inside if heldout_text.read_run(one) is not None]
-    if not runs:
-        raise UserError(f"MODEL {name}: the runs that its {heldout_text.RESULTS} tells of are not there any more")
-    order = {Path(one["folder"]).name: place for place, one in enumerate(content["runs"])}
-    return [str(one) for one in sorted(runs, key=lambda one: (order.get(one.name, len(order)), one.name))]
 
 
 def _recorded(config: QuantizeConfig, plan: Plan) -> dict[str, Any]:
@@ -248,7 +226,7 @@ def _quantize(config: QuantizeConfig, plan: Plan, name: str) -> dict[str, Any]:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-    about = {} if training is None else {"arm": training["arm"], "seed": training["seed"]}
+    about = {} if training is None else {"arm": training.arm, "seed": training.seed}
     return {
         "model": name,
         **about,
@@ -268,46 +246,35 @@ def _quantize(config: QuantizeConfig, plan: Plan, name: str) -> dict[str, Any]:
 
 
 def _read_text(
-    config: QuantizeConfig, training: dict[str, Any] | None, model: Any, tokenizer: Any
-) -> heldout_text.HeldOutText:
+    config: QuantizeConfig, training: Run | None, model: Any, tokenizer: Any
+) -> held_out_windows.HeldOutWindows:
     if training is not None and not config.texts:
-        return heldout_text.held_out_by_run(training, tokenizer, config.tokens, config.max_length)
+        return held_out_windows.windows_of_run(training.config, tokenizer, config.tokens, config.max_length)
     positions = count_positions(model)
     length = config.max_length or min(USUAL_LENGTH, positions or USUAL_LENGTH)
     if positions is not None and length > positions:
         raise UserError(f"--max-length {length}: the model has {positions} positions: give at most that")
     tokens = config.tokens or USUAL_TOKENS
-    return heldout_text.from_source(config.texts or sources.EMBEDDED, config.field, tokenizer, tokens, length)
+    return held_out_windows.windows_of_source(config.texts or sources.EMBEDDED, config.field, tokenizer, tokens, length)
 
 
-def _doubts(training: dict[str, Any] | None, stored: dict[str, Any], config: QuantizeConfig) -> list[str]:
+def _doubts(training: Run | None, stored: dict[str, Any], config: QuantizeConfig) -> list[str]:
     """A note where a run's own evaluation, on what should be the same text, gave another number."""
     if training is None or config.texts or config.tokens or config.max_length or config.dtype != "float32":
         return []
-    expected, found = training["perplexity"], stored["perplexity"]
+    expected, found = training.results["perplexity"], stored["perplexity"]
     if found is not None and abs(found / expected - 1) < 1e-3:
         return []
     return [f"perplexity was {expected:.2f} when it was trained: its text, or its weights, are not what they were"]
-
-
-def _command(config: QuantizeConfig) -> str:
-    """The command that makes this run again."""
-    words = ["decondense", "quantize", *config.models]
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.name != "models" and value != field.default:
-            given = [] if value is True else [*map(str, value)] if isinstance(value, tuple) else [str(value)]
-            words += [f"--{field.name.replace('_', '-')}", *given]
-    return shlex.join(words)
 
 
 def _finish(config: QuantizeConfig, recorded: dict[str, Any], entries: Sequence[dict[str, Any]]) -> None:
     """Compare arms, draw and print."""
     arms = degradation.compare_arms(entries)
     more = {"arms": arms, "arms_spread": degradation.compare_spreads(entries)} if arms else {}
-    told = {"command": _command(config), "provenance": provenance()}
+    told = {"command": command_of(config, "quantize"), "provenance": provenance()}
     folders.write_results(config.out, KIND, recorded, entries, **more, **told)
     written = report.draw(entries, arms, config.out / "costs", tuple(split(config.formats)))
     for line in report.lines(entries, arms, more.get("arms_spread", [])):
         print(line)
-    print(f"wrote into {config.out}: {', '.join([folders.RESULTS, *(path.name for path in written)])}")
+    print(f"wrote into {config.out}: {', '.join([RESULTS, *(path.name for path in written)])}")

@@ -6,7 +6,6 @@ Runs of several arms and seeds are made one after the other, each in its folder.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ from typing import Any
 from decondense import __version__
 from decondense.commands import folder as folders
 from decondense.commands import processes
-from decondense.errors import UserError
-from decondense.files import claim_folder, write_json
+from decondense.evaluate.runs import TRAININGS
+from decondense.files import RESULTS, claim_folder, read_json, write_json
 from decondense.progress import progress_bar
 from decondense.ranks import agreed
 from decondense.report.tables import Column, Table
@@ -24,7 +23,7 @@ from decondense.train import build, data
 from decondense.train.arms import Arm
 from decondense.train.config import RunConfig, TrainConfig
 from decondense.train.documents import open_documents
-from decondense.train.run import KIND, RESULTS, Aim, plain_aim, run_arm
+from decondense.train.run import KIND, Aim, plain_aim, run_arm
 
 __all__ = ["TrainConfig", "run"]
 
@@ -88,7 +87,7 @@ def train_arms(
                     run_arm(folder, config, arm, seed, text, told, say, bar.reach, aim)
             processes.together()
         if first:
-            _finish(config, [_read(folder) for folder in places])
+            _finish(config, [_numbers(folder) for folder in places])
 
 
 def open_text(config: RunConfig, tokenizer: Any, vocabulary: int, first: bool) -> data.Text:
@@ -111,13 +110,8 @@ def _tell(arm: Arm, config: RunConfig, first: bool) -> None:
         )
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    path = folder / RESULTS
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return {**content, "folder": str(folder)}
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: remove it to train that run again") from error
+def _numbers(folder: Path) -> dict[str, Any]:
+    return {**read_json(folder / RESULTS, "remove it to train that run again"), "folder": str(folder)}
 
 
 def _finish(config: RunConfig, found: list[dict[str, Any]]) -> None:
@@ -140,7 +134,7 @@ def _finish(config: RunConfig, found: list[dict[str, Any]]) -> None:
     print(f"on held-out text, after {config.steps} steps of {config.batch_size * config.context} tokens:")
     print(Table(columns, rows).plain())
     if config.several:
-        content = {"kind": f"{KIND}s", "version": __version__, "config": config.recorded(), "runs": found}
+        content = {"kind": TRAININGS, "version": __version__, "config": config.recorded(), "runs": found}
         write_json(config.out / RESULTS, content)
         print(f"wrote {config.out / RESULTS} and a folder for each run beside it")
     else:

@@ -13,10 +13,10 @@ from decondense.errors import UserError, choose
 from decondense.evaluate import significance
 from decondense.evaluate.alignment import ALL, Aligned, align, select
 from decondense.evaluate.compared import Comparison, Difference, Row
-from decondense.evaluate.finding import find_results
 from decondense.evaluate.intervals import mean_interval
 from decondense.evaluate.item_pairs import item_differences, without_items
 from decondense.evaluate.ranking import Ranks, rank_arms
+from decondense.evaluate.runs import find_results
 from decondense.evaluate.scores import Score, main_metric, read_scores
 from decondense.evaluate.significance import ALPHA, Differences, holm
 from decondense.train.arms import BASELINE

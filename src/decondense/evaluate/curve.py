@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from decondense.errors import UserError
-from decondense.evaluate.heldout import window_loss
-from decondense.evaluate.heldout_text import HeldOutText
+from decondense.evaluate.held_out_windows import HeldOutWindows
 from decondense.evaluate.kernels import Unavailable, quantise_by_torchao
 from decondense.evaluate.matrices import Chosen, Matrix, rounded, shown
 from decondense.evaluate.quantization import Rounding
 from decondense.evaluate.spread import Spread, over_kinds, spread_of
+from decondense.evaluate.window_loss import window_loss
 from decondense.layers import evaluating, watch
 
 STORED = "stored"
@@ -80,7 +80,7 @@ def settings(schemes: Sequence[str], bits: Sequence[int], group_size: int) -> li
 def compute_curve(
     model: Any,
     chosen: Chosen,
-    text: HeldOutText,
+    text: HeldOutWindows,
     wanted: Sequence[Setting],
     batch_size: int = 16,
     progress: Callable[[], None] = lambda: None,
@@ -133,7 +133,7 @@ def _compute(
     return loss, chosen.bytes_on_disk(setting.rounding), {"group_size": size, "symmetric": symmetric}
 
 
-def _prediction(loss: float, text: HeldOutText) -> dict[str, float | None]:
+def _prediction(loss: float, text: HeldOutWindows) -> dict[str, float | None]:
     """Perplexity and bits a byte; None where the model gives no number, or one that no float holds."""
     if not math.isfinite(loss):
         return {"perplexity": None, "bits_per_byte": None}
@@ -142,7 +142,7 @@ def _prediction(loss: float, text: HeldOutText) -> dict[str, float | None]:
 
 
 @torch.no_grad()
-def find_spread(model: Any, chosen: Chosen, text: HeldOutText, batch_size: int = 16) -> dict[str, Any]:
+def find_spread(model: Any, chosen: Chosen, text: HeldOutWindows, batch_size: int = 16) -> dict[str, Any]:
     """The spread of weights, of what they are multiplied with, and of hidden states.
 
     Returns:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from decondense.evaluate import perplexity
-from decondense.evaluate.held_out_texts import HeldOutTexts
+from decondense.evaluate.held_out_documents import HeldOutDocuments
 from decondense.evaluate.scoring import Scorer
 from decondense.progress import progress_bar
 
@@ -14,7 +14,7 @@ VERSION = 1
 
 
 def run_texts(
-    scorer: Scorer, texts: HeldOutTexts, limit: int | None, context: int | None, stride: int | None
+    scorer: Scorer, texts: HeldOutDocuments, limit: int | None, context: int | None, stride: int | None
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Perplexity and bits per byte over a sliding window, and by document (names ending in /document), of the first `limit` documents or all.
 

@@ -6,7 +6,6 @@ Runs of one size and seed start from the same weights and read the same biograph
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import re
 import time
@@ -25,7 +24,7 @@ from decondense.condensation import Condensation
 from decondense.errors import UserError, require
 from decondense.evaluate.biographies import START, VOCABULARY, Biographies
 from decondense.evaluate.capacity import model_scorer, score
-from decondense.files import prepare_folder, write_json
+from decondense.files import prepare_folder, read_json, write_json
 from decondense.geometry.metrics import choose_metrics, collectors
 from decondense.layers import count_layers, evaluating, watch
 from decondense.losses.module import DispersionLoss
@@ -210,7 +209,8 @@ def run_capacity(
     folder = prepare_folder(out / run.folder)
     path, state = folder / RESULT, folder / "state.pt"
     if path.exists():
-        return _read(path)
+        finished: dict[str, Any] = read_json(path, "remove it to train that run again")
+        return finished
     biographies = Biographies(run.people, run.seed)
     model = build_model(run.size, run.seed).to(device)
     schedule = Schedule(run.steps, run.learning_rate, warmup=0.05, weight_decay=0.01, betas=(0.9, 0.98))
@@ -253,14 +253,6 @@ def run_capacity(
     write_json(path, content)
     state.unlink(missing_ok=True)
     return content
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return content
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: remove it to train that run again") from error
 
 
 @torch.no_grad()

@@ -6,8 +6,6 @@ python -m decondense.studies.collected --study novels --out results/novels-tiny.
 from __future__ import annotations
 
 import dataclasses
-import json
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +15,10 @@ import tyro
 
 from decondense.errors import UserError
 from decondense.evaluate.intervals import mean_interval, paired_difference
+from decondense.evaluate.runs import runs_in
 from decondense.files import prepare_folder, write_json
 from decondense.report.tables import Column, Table
+from decondense.studies.command_line import command_line
 from decondense.studies.twins import middle_layers
 from decondense.train.arms import BASELINE
 from decondense.train.config import RunConfig, TrainConfig
@@ -85,23 +85,17 @@ def collect(folders: Sequence[Path], study: str, baseline: str = BASELINE) -> di
 
 def command(config: Mapping[str, Any], arms: Sequence[str], seeds: Sequence[int]) -> str:
     """The command that makes such runs again; of the paths of text, teacher and student their names alone are told."""
-    words = ["decondense train"]
+    words = ["decondense", "train"]
     defaults: RunConfig = TrainConfig()
     if "teacher" in config:
-        words = ["decondense distill", *(Path(config[name]).name for name in ("teacher", "student"))]
+        words = ["decondense", "distill", *(Path(config[name]).name for name in ("teacher", "student"))]
         defaults = DistillConfig(config["teacher"], config["student"], config["from_scratch"])
         words += ["--from-scratch"] if config["from_scratch"] else []
     usual = dataclasses.asdict(defaults.filled(None))
-    options = []
-    for name, value in config.items():
-        parts = list(value) if isinstance(value, list | tuple) else [value]
-        before = list(usual[name]) if isinstance(usual.get(name), tuple) else [usual.get(name)]
-        # Tokens follow from the steps.
-        if name in usual and name not in _OF_A_RUN and name != "tokens" and parts != before:
-            parts = [Path(value).name] if name == "texts" else parts
-            options.append(f"--{name.replace('_', '-')} {' '.join(shlex.quote(str(part)) for part in parts)}")
-    options.append(f"--arms {' '.join(arms)}")
-    return " ".join([*words, *options, f"--seed {seeds[0]} --seeds {len(seeds)}"])
+    # Tokens follow from the steps.
+    told = [name for name in config if name in usual and name not in (*_OF_A_RUN, "tokens")]
+    options = {**{name: config[name] for name in told}, "arms": list(arms), "seed": seeds[0], "seeds": len(seeds)}
+    return command_line(words, options, {name: usual[name] for name in told}, ["texts"])
 
 
 def table(results: Mapping[str, Any]) -> Table:
@@ -129,17 +123,7 @@ def _told(estimate: Mapping[str, Any], form: str) -> str:
 
 
 def _read(folder: Path) -> list[dict[str, Any]]:
-    files = (
-        [folder / "results.json"] if (folder / "model.safetensors").is_file() else sorted(folder.glob("*/results.json"))
-    )
-    found = []
-    for file in files:
-        try:
-            run = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{file}: cannot be read ({error})") from error
-        if run.get("kind") == "training":
-            found.append({**run, "folder": str(file.parent)})
+    found = [{**run.results, "folder": str(run.folder)} for run in runs_in(folder) if run.is_training]
     if not found:
         raise UserError(f"{folder}: holds no finished run of decondense train")
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from decondense.report.sections import (
 )
 from decondense.report.series import Series, Trajectory
 from decondense.report.tables import Column, Table
+from decondense.studies.command_line import command_line
 from decondense.studies.twins import Arm, read_condensation
 
 LABELS = {"cross_entropy": "cross entropy", "effective_rank": "effective rank"}
@@ -128,14 +130,9 @@ def perplexity_curves(results: dict[str, Any]) -> list[Series]:
     return series
 
 
-def command(config: dict[str, Any]) -> str:
+def command(config: Mapping[str, Any]) -> str:
     """The command that makes this run again."""
-    options = [
-        f"--{name.replace('_', '-')} {value}"
-        for name, value in config.items()
-        if name != "workers" and value is not None
-    ]
-    return " ".join(["decondense demo", *options])
+    return command_line(["decondense", "demo"], {name: value for name, value in config.items() if name != "workers"})
 
 
 def _write(estimate: dict[str, Any], form: str, interval: bool = True) -> str:

@@ -20,8 +20,8 @@ from torch import Tensor
 from decondense.attach import attach
 from decondense.condensation import Condensation
 from decondense.errors import require
-from decondense.evaluate.heldout import HeldOut, evaluate_windows
-from decondense.files import plain, prepare_folder, replace_file, write_json
+from decondense.evaluate.window_loss import HeldOut, evaluate_windows
+from decondense.files import plain, prepare_folder, read_json, replace_file, write_json
 from decondense.losses.module import DispersionLoss
 from decondense.texts import embedded, packing, tokenizer
 from decondense.train.loop import Schedule, train
@@ -161,7 +161,7 @@ def run_arm(job: tuple[Path, TwinSettings, Arm], progress: Callable[[int], None]
 
 def read_arm(folder: Path) -> dict[str, Any]:
     """The numbers of a finished arm."""
-    content: dict[str, Any] = json.loads((folder / "arm.json").read_text(encoding="utf-8"))
+    content: dict[str, Any] = read_json(folder / "arm.json", "remove it to train that arm again")
     return content
 
 

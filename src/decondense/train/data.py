@@ -25,6 +25,7 @@ from decondense.errors import UserError, require
 from decondense.files import prepare_folder, write_json
 from decondense.texts import packing
 from decondense.texts import tokenizer as tokenizers
+from decondense.texts.encoding import encode
 from decondense.train.documents import Documents
 from decondense.train.saving import saving
 
@@ -151,9 +152,6 @@ def open_text(entry: Path, tokenizer: Any, context: int, held_out_windows: int) 
 
 
 def _write(documents: Documents, tokenizer: Any, folder: Path, enough: list[int] | None) -> None:
-    end = tokenizer.eos_token_id
-    if end is None:
-        raise UserError("the tokenizer has no end-of-text token (eos_token), which must stand between documents")
     dtype = "uint16" if len(tokenizer) <= 1 << 16 else "int32"
     counts = {"training": [0, 0], "held-out": [0, 0]}
     digest = hashlib.sha256()
@@ -163,14 +161,14 @@ def _write(documents: Documents, tokenizer: Any, folder: Path, enough: list[int]
         (folder / "held-out.bytes").open("wb") as lengths,
     ):
         for block in _blocks(documents.read()):
-            for (text, held), (ids, ends) in zip(block, encode(tokenizer, [text for text, _ in block]), strict=True):
-                tokens = _array([*ids, end], dtype)
+            for (_, held), document in zip(block, encode(tokenizer, [text for text, _ in block]), strict=True):
+                tokens = _array(document.ids, dtype)
                 (held_out if held else training).write(tokens)
                 if held:
-                    lengths.write(_array([*bytes_of_tokens(text, ends, len(ids)), 0.0], "float32"))
+                    lengths.write(_array(document.bytes_of_tokens(), "float32"))
                 digest.update(bytes([held]) + tokens)
                 counted = counts["held-out" if held else "training"]
-                counted[0] += len(ids) + 1
+                counted[0] += len(document.ids)
                 counted[1] += 1
             if enough is not None and all(
                 found[0] >= wanted for found, wanted in zip(counts.values(), enough, strict=True)
@@ -194,31 +192,6 @@ def _blocks(documents: Iterator[tuple[str, bool]]) -> Iterator[list[tuple[str, b
             block, size = [], 0
     if block:
         yield block
-
-
-def encode(tokenizer: Any, texts: list[str]) -> Iterator[tuple[list[int], list[int] | None]]:
-    """Token ids of each text, and where in it each token ends, in characters; None where the tokenizer cannot say."""
-    fast = bool(getattr(tokenizer, "is_fast", False))
-    # Without `verbose=False` a text that is longer than the model's context is a warning, and here each may be.
-    given = tokenizer(texts, add_special_tokens=False, verbose=False, return_offsets_mapping=fast)
-    for index, ids in enumerate(given["input_ids"]):
-        yield ids, [end for _, end in given["offset_mapping"][index]] if fast else None
-
-
-def bytes_of_tokens(text: str, ends: list[int] | None, count: int) -> Any:
-    """Bytes of UTF-8 of `text` that each of its tokens stands for [count]; they add up to those of the text."""
-    numpy = require("numpy", extra="hf")
-    size = len(text.encode("utf-8", "surrogatepass"))
-    if not count:
-        return []
-    if ends is None:
-        return [size / count] * count
-    widths = [len(character.encode("utf-8", "surrogatepass")) for character in text]
-    before = numpy.concatenate([[0], numpy.cumsum(widths)])
-    # Several tokens may share a character, and a token may leave out white space before it; what ends the text goes to the last one.
-    reached = before[numpy.maximum.accumulate(ends)]
-    reached[-1] = size
-    return numpy.diff(reached, prepend=0)
 
 
 def _array(values: Any, dtype: str) -> bytes:

@@ -39,6 +39,10 @@ class Documents:
     streamed: bool
     read: Callable[[], Iterator[tuple[str, bool]]]
 
+    def held_out(self) -> Iterator[str]:
+        """Those that are held out."""
+        return (text for text, held_out in self.read() if held_out)
+
 
 def open_documents(source: str, field: str | None, join: str, streaming: bool, held_out: float) -> Documents:
     """Say where the documents of `source` are; they are read when `.read()` is called.

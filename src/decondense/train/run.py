@@ -16,8 +16,9 @@ from torch import Tensor
 
 from decondense.attach import Attachment, attach
 from decondense.errors import UserError
-from decondense.evaluate.heldout import HeldOut, evaluate_windows
-from decondense.files import plain, write_json
+from decondense.evaluate.runs import TRAINING
+from decondense.evaluate.window_loss import HeldOut, evaluate_windows
+from decondense.files import RESULTS, plain, write_json
 from decondense.losses.module import DispersionLoss
 from decondense.ranks import agreed, rank
 from decondense.train import build, sharding, trackers
@@ -33,8 +34,7 @@ from decondense.train.update import Objective, Update, model_loss, over_ranks
 
 STATE = "state.pt"
 SHARDED_STATE = "state"
-RESULTS = "results.json"
-KIND = "training"
+KIND = TRAINING
 FINAL_METRICS = ["paper", "effective_rank"]
 PICTURE = "mean_cosine.png"
 # So many times is a training observed where what steers it needs that, and nobody says how often.

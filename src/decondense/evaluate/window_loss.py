@@ -1,4 +1,4 @@
-"""A model and held-out windows of tokens in, its perplexity and its condensation on them out, from one pass over them."""
+"""A model and held-out windows of tokens in, its cross entropy (perplexity) and its condensation on them out, from one pass. Reads no text."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import torch
 from models import build, tokens
 
 from decondense import measure
-from decondense.evaluate.heldout import evaluate_windows
+from decondense.evaluate.window_loss import evaluate_windows
 
 
 class Numbers:

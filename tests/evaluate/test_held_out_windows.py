@@ -1,15 +1,12 @@
 """Windows of held-out text: the same that a run was evaluated on, and bytes that add up."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 import transformers
 from saved import WORDS, save_tiny_model
 
 from decondense.errors import UserError
-from decondense.evaluate import heldout_text
+from decondense.evaluate import held_out_windows
 
 
 @pytest.fixture(scope="module")
@@ -21,9 +18,9 @@ def test_texts_are_joined_and_bytes_add_up(tokenizer) -> None:
     texts = [WORDS, "naïve “quotes”", WORDS]
     ids = [token for text in texts for token in [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]]
     length = len(ids) // 2
-    found = heldout_text.cut("three", texts, tokenizer, length, tokens=1000)
+    found = held_out_windows.cut("three", texts, tokenizer, length, tokens=1000)
     assert found.windows.flatten().tolist() == ids[: 2 * length]
-    one = heldout_text.cut("three", texts, tokenizer, len(ids), tokens=1000)
+    one = held_out_windows.cut("three", texts, tokenizer, len(ids), tokens=1000)
     first = len(tokenizer.decode([ids[0]]).encode())
     # All bytes but those of the first token of the one window.
     assert one.bytes_per_token * (len(ids) - 1) == pytest.approx(sum(len(text.encode()) for text in texts) - first)
@@ -37,7 +34,7 @@ def test_no_more_is_read_than_is_needed(tokenizer) -> None:
             read.append(number)
             yield WORDS
 
-    found = heldout_text.cut("many", texts(), tokenizer, 8, tokens=20)
+    found = held_out_windows.cut("many", texts(), tokenizer, 8, tokens=20)
     assert found.windows.shape == (2, 8)
     assert len(read) < 4
 
@@ -45,8 +42,8 @@ def test_no_more_is_read_than_is_needed(tokenizer) -> None:
 def test_the_embedded_corpus_is_what_training_holds_out(tokenizer) -> None:
     from decondense.texts import embedded
 
-    _, held = embedded.split(embedded.documents(), heldout_text.EMBEDDED_SHARE)
-    found = heldout_text.from_source("embedded", None, tokenizer, tokens=64, length=32)
+    _, held = embedded.split(embedded.documents())
+    found = held_out_windows.windows_of_source("embedded", None, tokenizer, tokens=64, length=32)
     assert tokenizer.decode(found.windows.flatten()) in "".join(document.text for document in held)
 
 
@@ -60,19 +57,10 @@ def test_the_embedded_corpus_is_what_training_holds_out(tokenizer) -> None:
 )
 def test_too_short(tokenizer, tokens: int, length: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        heldout_text.cut("short", [WORDS], tokenizer, length, tokens)
-
-
-def test_a_folder_that_is_no_run_has_no_results(tmp_path: Path) -> None:
-    assert heldout_text.read_run(tmp_path) is None
-    (tmp_path / "results.json").write_text(json.dumps({"kind": "condensation"}))
-    assert heldout_text.read_run(tmp_path) is None
-    (tmp_path / "results.json").write_text("{")
-    with pytest.raises(UserError, match="is damaged"):
-        heldout_text.read_run(tmp_path)
+        held_out_windows.cut("short", [WORDS], tokenizer, length, tokens)
 
 
 def test_windows_tell_texts_apart(tokenizer) -> None:
-    one, two = (heldout_text.cut("x", [text], tokenizer, 4, 4) for text in (WORDS, WORDS[::-1]))
+    one, two = (held_out_windows.cut("x", [text], tokenizer, 4, 4) for text in (WORDS, WORDS[::-1]))
     assert one.digest != two.digest
     assert one.windows.dtype == torch.int64

@@ -1,4 +1,4 @@
-"""The name of a source of text in, its held-out documents out, for perplexity: local files beside the benchmarks, or the hub. Knows no model.
+"""The name of a source of text in, its held-out documents out, whole, for perplexity: local files beside the benchmarks, or the hub. Knows no tokens.
 
 A document is an article of WikiText, a row of a table, a story between end-of-text marks, else a whole file of text.
 """
@@ -24,7 +24,7 @@ _END_OF_TEXT = "<|endoftext|>"
 
 
 @dataclass(frozen=True)
-class HeldOutTexts:
+class HeldOutDocuments:
     """Documents to take the perplexity on.
 
     Attributes:
@@ -46,7 +46,7 @@ class HeldOutTexts:
         return hashed.hexdigest()[:16]
 
 
-def open_texts(source: str, folder: Path | None) -> HeldOutTexts:
+def open_held_out(source: str, folder: Path | None) -> HeldOutDocuments:
     """The held-out documents of a source.
 
     Args:
@@ -60,8 +60,8 @@ def open_texts(source: str, folder: Path | None) -> HeldOutTexts:
         UserError: no such name; a file is damaged.
     """
     if source == sources.EMBEDDED:
-        _, held_out = embedded.split(embedded.documents(), 0.1)
-        return HeldOutTexts(source, (source,), tuple(document.text for document in held_out))
+        _, held_out = embedded.split(embedded.documents())
+        return HeldOutDocuments(source, (source,), tuple(document.text for document in held_out))
     path = Path(source).expanduser()
     if folder is not None:
         found = _find(folder, source) or (path if path.exists() else None)
@@ -73,7 +73,7 @@ def open_texts(source: str, folder: Path | None) -> HeldOutTexts:
             records = sources.load(source, split=HUB_SPLITS[source])
         except UserError as error:
             raise AbsentData(str(error)) from error
-        return HeldOutTexts(
+        return HeldOutDocuments(
             source,
             (f"{source}, split {HUB_SPLITS[source]}",),
             tuple(_split_text("".join(records)) if source == "wikitext" else records),
@@ -99,12 +99,12 @@ def _find(folder: Path, name: str) -> Path | None:
     return None
 
 
-def _from_files(name: str, path: Path) -> HeldOutTexts:
+def _from_files(name: str, path: Path) -> HeldOutDocuments:
     files = _held_out(sources.find_files(path)) if path.is_dir() else [path]
     documents = [text for file in files for text in _read(file) if text.strip()]
     if not documents:
         raise UserError(f"{path} holds no text")
-    return HeldOutTexts(name, tuple(str(file) for file in files), tuple(documents))
+    return HeldOutDocuments(name, tuple(str(file) for file in files), tuple(documents))
 
 
 def _held_out(files: Sequence[Path]) -> list[Path]:
