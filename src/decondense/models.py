@@ -348,6 +348,14 @@ def nothing_logged() -> Iterator[None]:
         standard_logging.disable(earlier)
 
 
+def transformers_models() -> Any:
+    """The package transformers, the base of its models being imported: with it comes torchao, where it is installed."""
+    transformers = require("transformers", extra="hf")
+    with nothing_logged():
+        _ = transformers.PreTrainedModel
+    return transformers
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep transformers' bars, notes and reports off standard error: what matters in them is raised as an error."""

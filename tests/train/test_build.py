@@ -1,5 +1,9 @@
 """Models from scratch by name, and from weights; what cannot be made is one line."""
 
+import subprocess
+import sys
+from importlib.util import find_spec
+
 import pytest
 import torch
 import transformers
@@ -106,3 +110,14 @@ def test_a_tokenizer_that_is_not_there_is_one_line(tmp_path):
         build.load_tokenizer("nobody/nothing")
     with pytest.raises(UserError, match="cannot be loaded"):
         build.load_tokenizer(str(tmp_path))
+
+
+@pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is not installed")
+def test_what_torchao_logs_when_it_is_imported_is_not_told():
+    program = (
+        "import sys, transformers; from decondense.train.build import from_scratch\n"
+        "config = transformers.GPT2Config(vocab_size=10, n_embd=8, n_head=1, n_layer=1, bos_token_id=0, eos_token_id=0)\n"
+        "from_scratch('tiny', config, 0); print('torchao' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    assert (ran.stdout, ran.stderr) == ("True\n", "")

@@ -28,6 +28,7 @@ from decondense.files import prepare_folder, read_json, write_json
 from decondense.geometry.metrics import choose_metrics, collectors
 from decondense.layers import count_layers, evaluating, watch
 from decondense.losses.module import DispersionLoss
+from decondense.models import transformers_models
 from decondense.train.loop import Schedule, train
 from decondense.train.saving import save_model
 
@@ -109,7 +110,7 @@ class CapacityRun:
 
 def build_model(size: Size, seed: int) -> Any:
     """GPT-2's blocks with rotary positions, tied embeddings, and no dropout: transformers' GPT-NeoX without its parallel residual."""
-    transformers = require("transformers", extra="hf")
+    transformers = transformers_models()
     start = VOCABULARY.index(START)
     config = transformers.GPTNeoXConfig(
         vocab_size=len(VOCABULARY),

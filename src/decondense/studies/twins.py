@@ -23,6 +23,7 @@ from decondense.errors import require
 from decondense.evaluate.window_loss import HeldOut, evaluate_windows
 from decondense.files import plain, prepare_folder, read_json, replace_file, write_json
 from decondense.losses.module import DispersionLoss
+from decondense.models import transformers_models
 from decondense.texts import embedded, packing, tokenizer
 from decondense.train.loop import Schedule, train
 
@@ -192,7 +193,7 @@ class _History:
 
 
 def _build_model(settings: TwinSettings, corpus: Corpus, seed: int) -> Any:
-    transformers = require("transformers", extra="hf")
+    transformers = transformers_models()
     end = corpus.tokenizer.eos_token_id
     config = transformers.GPT2Config(
         vocab_size=len(corpus.tokenizer),

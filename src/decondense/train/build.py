@@ -90,7 +90,7 @@ def configure(name: str, overrides: dict[str, Any], context: int, tokenizer: Any
 
 def from_scratch(name: str, config: Any, seed: int, what: str = "--model") -> Any:
     """A causal language model with new weights, drawn from `seed`."""
-    transformers = require("transformers", extra="hf")
+    transformers = models.transformers_models()
     torch.manual_seed(seed)
     with _explained(f"{what} {name}"):
         return _named_loss(transformers.AutoModelForCausalLM.from_config(config))
