@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import ModuleType
 
 
@@ -36,3 +36,20 @@ def choose(kind: str, name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(name), names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise UserError(f"{kind} {name!r} is not known: {hint}known are {', '.join(names)}")
+
+
+def option(name: str) -> str:
+    """An attribute of a configuration as the command line has it.
+
+    >>> option("batch_size")
+    '--batch-size'
+    """
+    return f"--{name.replace('_', '-')}"
+
+
+def check_least(options: object, least: Mapping[str, int], said: str = "must be at least") -> None:
+    """Raise `UserError` where an attribute of `options` is below the value given for it; one that is None was left out."""
+    for name, smallest in least.items():
+        value = getattr(options, name)
+        if value is not None and value < smallest:
+            raise UserError(f"{option(name)} {value}: {said} {smallest}")

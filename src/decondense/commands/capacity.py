@@ -14,7 +14,7 @@ import tyro
 from decondense import __version__
 from decondense.commands import capacity_report as report
 from decondense.commands import folder as folders
-from decondense.errors import UserError, choose
+from decondense.errors import UserError, check_least, choose, option
 from decondense.files import RESULTS, write_json
 from decondense.losses.formulations import FORMULATIONS
 from decondense.models import choose_device
@@ -69,12 +69,10 @@ class CapacityConfig:
 
     def check(self) -> None:
         """Raise `UserError` at a value that cannot be run, before anything is written."""
-        for name, least in (("seeds", 1), ("exposures", 1), ("batch_size", 0), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least {least}")
+        check_least(self, {"seeds": 1, "exposures": 1, "batch_size": 0, "seed": 0}, "expected at least")
         for name in ("weight", "learning_rate"):
             if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected a number above 0")
+                raise UserError(f"{option(name)} {getattr(self, name)}: expected a number above 0")
         choose("formulation", self.formulation, FORMULATIONS)
         shapes = [Size.parse(size) for size in self.sizes]
         if len(set(shapes)) != len(shapes) or not shapes:

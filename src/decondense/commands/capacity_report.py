@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from decondense.evaluate.intervals import Estimate, mean_interval, paired_difference
+from decondense.evaluate.intervals import Estimate, mean_interval, paired_difference, write_estimate
 from decondense.report.figures import curves
 from decondense.report.series import Series
 from decondense.report.tables import Column, Table
@@ -71,19 +71,14 @@ def summary_table(found: Sequence[dict[str, Any]]) -> Table:
         rows.append(
             [
                 *(row[name] for name in ("size", "parameters", "people", "arm")),
-                _write(row["bits_per_parameter"], ".3f"),
-                None if difference is None else _write(difference, "+.3f"),
-                _write(row["bits_per_parameter_without_embedding"], ".3f"),
+                write_estimate(row["bits_per_parameter"], ".3f"),
+                None if difference is None else write_estimate(difference, "+.3f"),
+                write_estimate(row["bits_per_parameter_without_embedding"], ".3f"),
                 f"{row['most_bits_per_parameter']:.2f}",
-                _write(row["mean_cosine"], ".2f"),
+                write_estimate(row["mean_cosine"], ".2f"),
             ]
         )
     return Table(columns, rows)
-
-
-def _write(estimate: dict[str, Any], form: str) -> str:
-    text = format(estimate["mean"], form)
-    return text if estimate["high"] is None else text + f" ±{estimate['high'] - estimate['mean']:{form.lstrip('+')}}"
 
 
 def verdicts(found: Sequence[dict[str, Any]]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from decondense import models
-from decondense.errors import UserError, choose
+from decondense.errors import UserError, check_least, choose
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,7 @@ class EvaluateConfig:
             raise UserError(
                 "evaluate runs in one process: start it without torchrun; several models can be started side by side, each with its --out"
             )
-        least = {"limit": 0, "shots": 0, "context": 0, "stride": 0, "bootstrap": 0}
-        for option, smallest in least.items():
-            value = getattr(self, option)
-            if value is not None and value < smallest:
-                raise UserError(f"--{option} {value}: must be at least {smallest}")
+        check_least(self, dict.fromkeys(("limit", "shots", "context", "stride", "bootstrap"), 0))
         if 0 < self.bootstrap < 1000:
             raise UserError(f"--bootstrap {self.bootstrap}: lm-eval resamples by the thousand: give 1000 or more, or 0")
         if self.batch_size != "auto" and (not self.batch_size.isdecimal() or int(self.batch_size) < 1):

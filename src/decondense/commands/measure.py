@@ -25,7 +25,7 @@ from decondense.commands import folder as folders
 from decondense.commands import measure_report as report
 from decondense.commands import processes
 from decondense.condensation import Condensation
-from decondense.errors import UserError, choose, require
+from decondense.errors import UserError, check_least, choose, require
 from decondense.files import RESULTS, plain
 from decondense.geometry.metrics import choose_metrics
 from decondense.layers import find_stacks
@@ -162,11 +162,7 @@ def _plan(config: MeasureConfig) -> Plan:
     """What is to be measured. Raises for options that no run can have."""
     if not config.models:
         raise UserError("no MODEL was given: name at least one, a local folder or a name on the hub such as gpt2")
-    least = {"samples": 1, "max_length": 2, "batch_size": 1, "seed": 0, "tokens": 0}
-    for option, smallest in least.items():
-        value = getattr(config, option)
-        if value < smallest:
-            raise UserError(f"--{option.replace('_', '-')} {value}: must be at least {smallest}")
+    check_least(config, {"samples": 1, "max_length": 2, "batch_size": 1, "seed": 0, "tokens": 0})
     if 0 < config.tokens < 2:
         raise UserError(f"--tokens {config.tokens}: must be at least 2, or 0 to draw --samples")
     choose("--dtype", config.dtype, models.DTYPES)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from decondense import models
 from decondense.commands import folder as folders
-from decondense.errors import UserError, choose
+from decondense.errors import UserError, check_least, choose
 from decondense.evaluate.intervals import mean_interval, paired_difference
 from decondense.evaluate.probe_items import Cloze, Passage, clozes, labelled, passages
 from decondense.evaluate.probes import (
@@ -107,9 +107,7 @@ def run(config: ProbeConfig) -> None:
         raise UserError("no MODEL was given: name at least one, a local folder or a name on the hub such as gpt2")
     candidates = {candidate.name: candidate for candidate in find_models(config.models)}
     choose("--part", config.part, PARTS)
-    for name, least in (("batch_size", 1), ("reviews", 20), ("seed", 0)):
-        if getattr(config, name) < least:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: expected at least {least}")
+    check_least(config, {"batch_size": 1, "reviews": 20, "seed": 0}, "expected at least")
     device = models.choose_device(config.device)
     questions = _questions(config)
     for name in candidates:

@@ -18,7 +18,7 @@ from decondense import models
 from decondense.commands import folder as folders
 from decondense.commands import quantize_report as report
 from decondense.commands.measure_report import split
-from decondense.errors import UserError, choose, require
+from decondense.errors import UserError, check_least, choose, require
 from decondense.evaluate import curve, degradation, held_out_windows
 from decondense.evaluate.matrices import choose_matrices
 from decondense.evaluate.quantization import LEAST_BITS, MOST_BITS, Rounding
@@ -135,10 +135,7 @@ def _plan(config: QuantizeConfig) -> Plan:
     """What is to be computed. Raises for options that no run can have."""
     if not config.models:
         raise UserError("no MODEL was given: name at least one, a local folder or a name on the hub such as gpt2")
-    least = {"tokens": 0, "max_length": 0, "batch_size": 1, "seed": 0}
-    for option, smallest in least.items():
-        if getattr(config, option) < smallest:
-            raise UserError(f"--{option.replace('_', '-')} {getattr(config, option)}: must be at least {smallest}")
+    check_least(config, {"tokens": 0, "max_length": 0, "batch_size": 1, "seed": 0})
     if config.max_length == 1 or 0 < config.tokens < max(config.max_length, 2):
         raise UserError(
             f"--tokens {config.tokens} --max-length {config.max_length}: a window needs at least 2 tokens, and there must be one window"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from decondense.errors import UserError, require
 
@@ -52,3 +53,13 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Estimate:
 def paired_difference(values: Sequence[float], baseline: Sequence[float]) -> Estimate:
     """Mean and t interval of values[k] - baseline[k]: pairs share a seed, so what the seed does to both cancels."""
     return mean_interval([value - other for value, other in zip(values, baseline, strict=True)])
+
+
+def write_estimate(estimate: Mapping[str, Any], form: str) -> str:
+    """An `Estimate` as JSON holds it in writing, half of its interval after ±: a t interval is symmetric, and half of it says all.
+
+    >>> write_estimate({"mean": -0.15, "low": -0.25, "high": -0.05}, "+.2f"), write_estimate({"mean": 3.0, "low": None, "high": None}, ".1f")
+    ('-0.15 ±0.10', '3.0')
+    """
+    text = format(estimate["mean"], form)
+    return text if estimate["high"] is None else f"{text} ±{estimate['high'] - estimate['mean']:{form.lstrip('+')}}"

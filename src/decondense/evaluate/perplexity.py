@@ -20,6 +20,7 @@ from decondense.measure import count_positions
 SEPARATOR = "\n\n"
 # exp of more than this is beyond float64.
 MOST_NATS = 700.0
+NO_NUMBER = "the model gives NaN: its weights are damaged, or too large for --dtype; float32 may work"
 # Where a model has no limit, and a window must have some length.
 USUAL_CONTEXT = 1024
 
@@ -203,9 +204,7 @@ def _score(
                 tokens[row, : stop - start + 1] = torch.tensor(sequences[number][start : stop + 1])
             losses = _losses(model, tokens.to(device)).tolist()
             if math.isnan(losses[0][0]):
-                raise UserError(
-                    "the model gives NaN: its weights are damaged, or too large for --dtype; float32 may work"
-                )
+                raise UserError(NO_NUMBER)
             for row, (number, start, stop, skip) in enumerate(batch):
                 found[number][start + skip : stop] = losses[row][skip : stop - start]
             progress(sum(stop - start - skip for _, start, stop, skip in batch))

@@ -16,6 +16,7 @@ from lm_eval.models.huggingface import HFLM
 from torch import nn
 
 from decondense.errors import UserError
+from decondense.evaluate.perplexity import NO_NUMBER
 from decondense.evaluate.tasks import quiet
 
 # A request as lm-eval's: (its two strings, tokens of the context, tokens to be scored).
@@ -95,7 +96,7 @@ class Scorer(HFLM):
                 gc.collect()
                 torch.cuda.empty_cache()
         if any(math.isnan(likelihood) for likelihood, _ in answers):
-            raise UserError("the model gives NaN: its weights are damaged, or too large for --dtype; float32 may work")
+            raise UserError(NO_NUMBER)
         joined: list[Answer] = [(0.0, True)] * len(requests)
         for (likelihood, greedy), owner in zip(answers, owners, strict=True):
             before, all_greedy = joined[owner]

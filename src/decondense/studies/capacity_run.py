@@ -29,6 +29,7 @@ from decondense.geometry.metrics import choose_metrics, collectors
 from decondense.layers import count_layers, evaluating, watch
 from decondense.losses.module import DispersionLoss
 from decondense.models import transformers_models
+from decondense.train.build import named_loss
 from decondense.train.loop import Schedule, train
 from decondense.train.saving import save_model
 
@@ -132,9 +133,7 @@ def build_model(size: Size, seed: int) -> Any:
         pad_token_id=0,
     )
     torch.manual_seed(seed)
-    model = transformers.GPTNeoXForCausalLM(config)
-    model.loss_type = "ForCausalLM"
-    return model
+    return named_loss(transformers.GPTNeoXForCausalLM(config))
 
 
 def count_parameters(model: Any) -> tuple[int, int]:

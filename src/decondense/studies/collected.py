@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import tyro
 
 from decondense.errors import UserError
-from decondense.evaluate.intervals import mean_interval, paired_difference
+from decondense.evaluate.intervals import mean_interval, paired_difference, write_estimate
 from decondense.evaluate.runs import runs_in
 from decondense.files import prepare_folder, write_json
 from decondense.report.tables import Column, Table
@@ -108,18 +108,13 @@ def table(results: Mapping[str, Any]) -> Table:
             [
                 one["arm"],
                 str(one["bits_per_byte"]["count"]),
-                _told(one["bits_per_byte"], ".4f"),
-                "" if difference is None else _told(difference, "+.4f"),
-                _told(one["perplexity"], ".2f"),
-                _told(one["mean_cosine_middle"], ".3f"),
+                write_estimate(one["bits_per_byte"], ".4f"),
+                "" if difference is None else write_estimate(difference, "+.4f"),
+                write_estimate(one["perplexity"], ".2f"),
+                write_estimate(one["mean_cosine_middle"], ".3f"),
             ]
         )
     return Table(columns, rows)
-
-
-def _told(estimate: Mapping[str, Any], form: str) -> str:
-    text = format(estimate["mean"], form)
-    return text if estimate["high"] is None else f"{text} ±{estimate['high'] - estimate['mean']:{form.lstrip('+')}}"
 
 
 def _read(folder: Path) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from decondense.errors import UserError, choose
+from decondense.errors import UserError, check_least, choose, option
 from decondense.evaluate.intervals import Estimate, mean_interval, paired_difference
 from decondense.files import claim_folder, write_json
 from decondense.losses.formulations import FORMULATIONS
@@ -70,15 +70,12 @@ class DemoConfig:
 
     def check(self) -> None:
         """Raise `UserError` at a value that cannot be run, before anything is written."""
-        for name in ("seeds", "steps", "layers", "width", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
-        for name, least in (("mlp_width", 0), ("checkpoints", 0), ("workers", 0), ("seed", 0), ("context", 8)):
-            if getattr(self, name) < least:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least {least}")
+        least = {**dict.fromkeys(("seeds", "steps", "layers", "width", "batch_size"), 1), "context": 8}
+        least |= dict.fromkeys(("mlp_width", "checkpoints", "workers", "seed"), 0)
+        check_least(self, least, "expected at least")
         for name in ("weight", "effective_rank_weight", "formulation_weight", "learning_rate"):
             if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected a number above 0")
+                raise UserError(f"{option(name)} {getattr(self, name)}: expected a number above 0")
         if self.width % 32:
             raise UserError(f"--width {self.width}: expected a multiple of 32, the width of an attention head")
         if self.vocabulary < 300:

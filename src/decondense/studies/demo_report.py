@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from decondense.evaluate.intervals import mean_interval
+from decondense.evaluate.intervals import mean_interval, write_estimate
 from decondense.report import figures
 from decondense.report.page import Section, write_page
 from decondense.report.sections import (
@@ -87,17 +87,17 @@ def summary_table(results: dict[str, Any]) -> Table:
     ]
     rows = []
     for row in results["summary"]:
-        cells: list[str | None] = [label(row["name"]), _write(row["perplexity"], ".1f")]
+        cells: list[str | None] = [label(row["name"]), write_estimate(row["perplexity"], ".1f")]
         if several:
             difference = row.get("perplexity_difference")
-            cells.append(_write(difference, "+.1f") if difference else None)
+            cells.append(write_estimate(difference, "+.1f") if difference else None)
         cells += [
-            _write(row["bits_per_byte"], ".3f"),
-            _write(row["mean_cosine_first"], ".3f"),
-            _write(row["mean_cosine_middle"], ".3f"),
-            _write(row["mean_cosine_last"], ".3f"),
-            _write(row["spearman"], "+.2f", interval=False),
-            _write(row["seconds"], ".0f", interval=False),
+            write_estimate(row["bits_per_byte"], ".3f"),
+            write_estimate(row["mean_cosine_first"], ".3f"),
+            write_estimate(row["mean_cosine_middle"], ".3f"),
+            write_estimate(row["mean_cosine_last"], ".3f"),
+            format(row["spearman"]["mean"], "+.2f"),
+            format(row["seconds"]["mean"], ".0f"),
         ]
         rows.append(cells)
     return Table(columns, rows)
@@ -133,11 +133,3 @@ def perplexity_curves(results: dict[str, Any]) -> list[Series]:
 def command(config: Mapping[str, Any]) -> str:
     """The command that makes this run again."""
     return command_line(["decondense", "demo"], {name: value for name, value in config.items() if name != "workers"})
-
-
-def _write(estimate: dict[str, Any], form: str, interval: bool = True) -> str:
-    text = format(estimate["mean"], form)
-    if interval and estimate["high"] is not None:
-        # A t interval is symmetric: half of it says all.
-        text += f" ±{estimate['high'] - estimate['mean']:{form.lstrip('+')}}"
-    return text

@@ -25,6 +25,7 @@ from decondense.files import plain, prepare_folder, read_json, replace_file, wri
 from decondense.losses.module import DispersionLoss
 from decondense.models import transformers_models
 from decondense.texts import embedded, packing, tokenizer
+from decondense.train.build import named_loss
 from decondense.train.loop import Schedule, train
 
 
@@ -212,8 +213,7 @@ def _build_model(settings: TwinSettings, corpus: Corpus, seed: int) -> Any:
     )
     torch.manual_seed(seed)
     model = transformers.GPT2LMHeadModel(config).to(settings.device)
-    model.loss_type = "ForCausalLM"  # GPT-2 names none, and transformers warns of it at every first step
-    return model
+    return named_loss(model)
 
 
 def _save_model(model: Any, corpus: Corpus, folder: Path) -> None:

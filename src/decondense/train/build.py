@@ -93,7 +93,7 @@ def from_scratch(name: str, config: Any, seed: int, what: str = "--model") -> An
     transformers = models.transformers_models()
     torch.manual_seed(seed)
     with _explained(f"{what} {name}"):
-        return _named_loss(transformers.AutoModelForCausalLM.from_config(config))
+        return named_loss(transformers.AutoModelForCausalLM.from_config(config))
 
 
 def from_weights(name: str, context: int, what: str = "--init") -> tuple[Any, Any]:
@@ -105,7 +105,7 @@ def from_weights(name: str, context: int, what: str = "--init") -> tuple[Any, An
     model, tokenizer = models.load(name, dtype="float32")
     check_causal(f"{what} {name}", model)
     check_context(f"{what} {name}", model.config, context)
-    return _named_loss(model), tokenizer
+    return named_loss(model), tokenizer
 
 
 def check_causal(what: str, model: Any) -> None:
@@ -149,7 +149,8 @@ def checkpoint_activations(model: Any) -> None:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
 
 
-def _named_loss(model: Any) -> Any:
+def named_loss(model: Any) -> Any:
+    """The model, whose loss has a name."""
     if getattr(model, "loss_type", None) is None:
         model.loss_type = "ForCausalLM"  # GPT-2 names none, and transformers warns of it at every first step
     return model

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
@@ -13,7 +12,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 import torch
 import tyro
 
-from decondense.errors import UserError, choose
+from decondense.errors import UserError, check_least, choose, option
 from decondense.losses.formulations import FORMULATIONS
 from decondense.models import choose_device
 from decondense.ranks import world
@@ -167,10 +166,10 @@ class RunConfig:
         """Raise `UserError` at a value that cannot be run, before anything is read or written; warn of one that is hardly meant."""
         least = {"steps": 1, "tokens": 0, "batch_size": 1, "micro_batch": 0, "context": 0, "seeds": 1, "seed": 0}
         least |= {"evaluate_every": 0, "evaluation_windows": 1, "save_every": 1, "monitor_every": 0, FORGETTING: 0}
-        self.check_least(least)
+        check_least(self, least)
         for name in ("learning_rate", "weight_decay", NOISE, "embedding_learning_rate"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise UserError(f"{_option(name)} {getattr(self, name)}: expected a finite number of at least 0")
+                raise UserError(f"{option(name)} {getattr(self, name)}: expected a finite number of at least 0")
         if not 0 < self.clip < math.inf:
             raise UserError(f"--clip {self.clip}: expected a number above 0")
         if not 0 <= self.warmup <= 1:
@@ -207,12 +206,6 @@ class RunConfig:
         twice = [name for name in names if names.count(name) > 1]
         if twice:
             raise UserError(f"--arms {twice[0]} was given twice: once is enough")
-
-    def check_least(self, least: Mapping[str, int]) -> None:
-        """Raise `UserError` where an option is below the value given for it."""
-        for name, smallest in least.items():
-            if getattr(self, name) < smallest:
-                raise UserError(f"{_option(name)} {getattr(self, name)}: must be at least {smallest}")
 
     @property
     def weights(self) -> str:
@@ -306,7 +299,7 @@ class TrainConfig(RunConfig, ModelOptions):
     """
 
     def check(self) -> None:
-        self.check_least({"n_inner": 0, "vocabulary": SMALLEST_VOCABULARY})
+        check_least(self, {"n_inner": 0, "vocabulary": SMALLEST_VOCABULARY})
         if self.init and (self.model != TINY or self.override or self.n_inner):
             raise UserError(
                 "--init goes on from a model as it is: leave --model, --override and --n-inner out, or --init"
@@ -322,7 +315,3 @@ class TrainConfig(RunConfig, ModelOptions):
     def architecture(self) -> tuple[str, dict[str, Any]]:
         overrides = parse_overrides(self.override)
         return self.model, {**overrides, "n_inner": self.n_inner} if self.n_inner else overrides
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
