@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import transformers
+from outcomes import launch, refusal, results
 from saved import save_tiny_model
 
 from decondense.cli import main
@@ -50,15 +50,8 @@ def words(teacher, shared, tmp_path):
     return ["distill", str(teacher), "tiny", "--from-scratch", *SMALL, *shared, "--out", str(tmp_path / "out")]
 
 
-def results(folder):
-    return json.loads((folder / "results.json").read_text())
-
-
 def fail(capsys, words):
-    assert main(words) == 2
-    *_, line = capsys.readouterr().err.splitlines()
-    assert line.startswith("decondense: error: ")
-    return line
+    return refusal(capsys, *words, alone=False)
 
 
 def test_arms_of_a_distillation_and_their_teacher(words, teacher, shared, tmp_path, capsys, monkeypatch):
@@ -179,13 +172,8 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bits(words, tmp_path):
 
 @pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="this build of torch has no gloo")
 def test_two_processes_of_a_launcher_train_as_one(words, tmp_path):
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "decondense"]
     more = ["--batch-size", "5", "--micro-batch", "2", "--hidden-weight", "1"]
-    finished = subprocess.run(
-        [sys.executable, *launcher, *words, *more], capture_output=True, text=True, timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert finished.returncode == 0, finished.stderr
+    finished = launch(*words, *more)
     assert finished.stdout.count("wrote the model") == 1
     whole = tmp_path / "whole"
     assert main([*words, *more, "--out", str(whole)]) == 0

@@ -15,6 +15,7 @@ import pytest
 
 pytest.importorskip("lm_eval")
 
+from outcomes import refusal, results
 from saved import POSITIONS, save_tiny_model
 from small_benchmarks import write_benchmarks
 
@@ -28,11 +29,6 @@ TASKS = ["blimp", "lambada_openai", "piqa", "perplexity:wikitext"]
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_benchmarks(tmp_path_factory.mktemp("benchmarks"))
 
@@ -41,17 +37,8 @@ def words(model: Path, folder: Path, out: Path, *more: str, tasks: list[str] = T
     return ["evaluate", str(model), "--data", str(folder), "--out", str(out), "--tasks", *tasks, *more]
 
 
-def results(out: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((out / "results.json").read_text())
-    return content
-
-
 def fail(capsys: pytest.CaptureFixture[str], *given: str | Path) -> str:
-    assert main(["evaluate", *map(str, given)]) == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    [line] = printed.err.splitlines()
-    return line
+    return refusal(capsys, "evaluate", *given)
 
 
 def test_it_writes_a_table_results_and_samples(

@@ -1,6 +1,5 @@
 """`decondense measure` from the command line: what it writes, what it says of bad input, and how it goes on."""
 
-import json
 import os
 import signal
 import subprocess
@@ -14,6 +13,8 @@ import numpy
 import pytest
 import torch.distributed as dist
 import transformers
+from outcomes import contents, launch, refusal
+from outcomes import results as written
 from saved import POSITIONS, WORDS, save_tiny_model
 
 from decondense import Condensation, models
@@ -28,11 +29,6 @@ FILES = ["heatmap.csv", "heatmap.png", "heatmap.svg", *TABLES, "results.json", "
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A hundred lines of words in different orders."""
     words = WORDS.split()
@@ -42,20 +38,12 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def contents(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
 def options(texts: Path | str, out: Path, *more: str) -> list[str]:
     return ["--texts", str(texts), "--out", str(out), "--samples", "3", "--max-length", str(POSITIONS), *more]
 
 
 def fail(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
-    assert main(["measure", *map(str, words)]) == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    [line] = printed.err.splitlines()
-    return line
+    return refusal(capsys, "measure", *words)
 
 
 def test_it_writes_what_measure_gives(
@@ -73,7 +61,7 @@ def test_it_writes_what_measure_gives(
     numpy.testing.assert_array_equal(saved.per_text, expected.per_text)
     numpy.testing.assert_array_equal(saved.histogram, expected.histogram)
 
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    results = written(tmp_path / "out")
     assert results["kind"] == "condensation"
     assert results["config"]["seed"] == 4
     assert results["config"]["texts"] == [str(texts)]
@@ -96,7 +84,7 @@ def test_several_models_are_told_apart(
 ) -> None:
     other = save_tiny_model(tmp_path / "elsewhere" / "tiny", vocabulary=400)
     assert main(["measure", str(tiny), str(other), *options(texts, tmp_path / "out")]) == 0
-    entries = json.loads((tmp_path / "out" / "results.json").read_text())["models"]
+    entries = written(tmp_path / "out")["models"]
     assert [entry["model"] for entry in entries] == [str(tiny), str(other)]
     assert [Condensation.load(tmp_path / "out" / entry["file"]).model for entry in entries] == [str(tiny), str(other)]
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:4]] == [str(tiny), str(other)]
@@ -106,7 +94,7 @@ def test_metrics_by_name_come_into_the_results(tiny: Path, texts: Path, tmp_path
     assert (
         main(["measure", str(tiny), *options(texts, tmp_path / "out", "--metrics", "effective_rank, mean_cosine")]) == 0
     )
-    [entry] = json.loads((tmp_path / "out" / "results.json").read_text())["models"]
+    [entry] = written(tmp_path / "out")["models"]
     assert list(entry["metrics"]) == ["effective_rank"]
     assert len(entry["metrics"]["effective_rank"]) == 3
     # A heatmap is drawn of histograms, which were not asked for.
@@ -116,13 +104,13 @@ def test_metrics_by_name_come_into_the_results(tiny: Path, texts: Path, tmp_path
 def test_the_embedded_corpus_is_measured_on_without_being_named(tiny: Path, tmp_path: Path) -> None:
     words = ["measure", str(tiny), "--out", str(tmp_path / "out"), "--samples", "2", "--max-length", "32"]
     assert main(words) == 0
-    assert json.loads((tmp_path / "out" / "results.json").read_text())["config"]["texts"] == ["embedded"]
+    assert written(tmp_path / "out")["config"]["texts"] == ["embedded"]
 
 
 def test_a_real_model_on_real_text(stories260K: Path, data: Path, tmp_path: Path) -> None:
     text = data / "texts" / "tinystories" / "tinystories_val_794k.txt"
     assert main(["measure", str(stories260K), *options(text, tmp_path / "out", "--max-length", "256")]) == 0
-    [entry] = json.loads((tmp_path / "out" / "results.json").read_text())["models"]
+    [entry] = written(tmp_path / "out")["models"]
     # What 20 other texts of 256 tokens gave by the authors' package; texts differ by less than 0.02 in each layer.
     authors = [0.136, 0.205, 0.189, 0.211, 0.239, 0.231]
     numpy.testing.assert_allclose(entry["mean_cosine"], authors, atol=0.03)
@@ -282,7 +270,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on(tiny: Path, texts: Pat
     assert line.startswith("decondense: interrupted: ")
     assert "run the same command again" in line
     assert contents(tmp_path / "out") == ["results.json", "run.json", "tiny.npz"]
-    [entry] = json.loads((tmp_path / "out" / "results.json").read_text())["models"]
+    [entry] = written(tmp_path / "out")["models"]
     assert entry["model"] == str(tiny)
 
     assert main(words) == 0
@@ -355,7 +343,7 @@ def header(path: Path) -> list[str]:
 
 def test_a_family_is_drawn_by_size(others: list[str], texts: Path, tmp_path: Path) -> None:
     assert main(["measure", *others, "--family", *options(texts, tmp_path / "out")]) == 0
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    results = written(tmp_path / "out")
     sizes = [entry["parameters"] for entry in results["models"]]
     assert sizes == sorted(sizes) and len(set(sizes)) == 4
     assert "parameters" in header(tmp_path / "out" / "family.csv")
@@ -392,7 +380,7 @@ def test_several_texts_are_a_grid_and_one_is_measured_anew_where_it_is_missing(
         "32",
     ]
     assert main(words) == 0
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    results = written(tmp_path / "out")
     assert [(entry["model"], entry["texts"]) for entry in results["models"]] == [
         (model, source) for model in others[:2] for source in (str(texts), "embedded")
     ]
@@ -416,7 +404,7 @@ def checkpoints(tmp_path: Path) -> Path:
 
 def test_checkpoints_are_drawn_in_the_order_of_training(checkpoints: Path, texts: Path, tmp_path: Path) -> None:
     assert main(["measure", str(checkpoints), "--revisions", "step*", *options(texts, tmp_path / "out")]) == 0
-    entries = json.loads((tmp_path / "out" / "results.json").read_text())["models"]
+    entries = written(tmp_path / "out")["models"]
     assert [Path(entry["model"]).name for entry in entries] == ["step0", "step20", "step100"]
     assert "steps_seen" in header(tmp_path / "out" / "revisions.csv")
 
@@ -438,7 +426,7 @@ def test_all_metrics_bring_the_diagnosis_and_its_figures(
     tiny: Path, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["measure", str(tiny), *options(texts, tmp_path / "out", "--metrics", "all", "--logits")]) == 0
-    [entry] = json.loads((tmp_path / "out" / "results.json").read_text())["models"]
+    [entry] = written(tmp_path / "out")["models"]
     assert len(entry["mean_cosine"]) == 4  # embeddings, two blocks, logits
     assert entry["diagnosis"]["sentence"] in capsys.readouterr().out
     assert {"positions.png", "similarity.png"} <= set(contents(tmp_path / "out"))
@@ -448,7 +436,7 @@ def test_all_metrics_bring_the_diagnosis_and_its_figures(
 
 def test_a_budget_of_tokens_reads_the_source_in_order(tiny: Path, texts: Path, tmp_path: Path) -> None:
     assert main(["measure", str(tiny), *options(texts, tmp_path / "out", "--tokens", "150")]) == 0
-    [entry] = json.loads((tmp_path / "out" / "results.json").read_text())["models"]
+    [entry] = written(tmp_path / "out")["models"]
     assert 150 - 1 <= entry["tokens"] <= 150
     found = Condensation.load(tmp_path / "out" / "tiny.npz")
     assert set(found.tokens[:-1]) == {POSITIONS}
@@ -463,7 +451,7 @@ def test_an_encoder_decoder_is_two_results(texts: Path, tmp_path: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     transformers.T5ForConditionalGeneration(config).save_pretrained(folder)
     assert main(["measure", str(folder), *options(texts, tmp_path / "out")]) == 0
-    entries = json.loads((tmp_path / "out" / "results.json").read_text())["models"]
+    entries = written(tmp_path / "out")["models"]
     assert [(entry["stack"], entry["file"]) for entry in entries] == [
         ("encoder", "t5-encoder.npz"),
         ("decoder", "t5-decoder.npz"),
@@ -506,18 +494,7 @@ def test_a_killed_run_goes_on_inside_a_model_and_ends_the_same(tiny: Path, texts
 def test_two_processes_of_a_launcher_write_the_results_of_one(tiny: Path, texts: Path, tmp_path: Path) -> None:
     more = ["--samples", "7", "--batch-size", "2", "--metrics", "all"]
     words = ["measure", str(tiny), *options(texts, tmp_path / "out"), *more]
-    program = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "decondense",
-    ]
-    finished = subprocess.run([*program, *words], capture_output=True, text=True, timeout=200)
-    assert finished.returncode == 0, finished.stderr
+    finished = launch(*words)
     assert finished.stdout.count("wrote into") == 1
     assert main(["measure", str(tiny), *options(texts, tmp_path / "whole"), *more]) == 0
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")

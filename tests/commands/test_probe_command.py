@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -73,6 +74,16 @@ def test_finished_models_are_not_probed_again(finished, monkeypatch, capsys):
     assert main([*finished[0], "--reviews", "40"]) == 0
     shown = capsys.readouterr().out
     assert "retrieval, centred" in shown and "filled in right (chance 0.25)" in shown
+
+
+def test_a_folder_of_runs_stands_for_all_of_them(models, tmp_path):
+    (tmp_path / "runs").mkdir()
+    for folder in map(Path, models):
+        (tmp_path / "runs" / folder.name).symlink_to(folder, target_is_directory=True)
+    words = ["--part", "held_out", "--device", "cpu", "--out", str(tmp_path / "out")]
+    assert main(["probe", str(tmp_path / "runs"), *words]) == 0
+    content = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert sorted((one["arm"], one["seed"]) for one in content["models"]) == sorted(ARMS)
 
 
 @pytest.mark.parametrize(

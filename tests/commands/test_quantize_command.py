@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import transformers
+from outcomes import refusal, results
 from saved import POSITIONS, WORDS, save_tiny_model
 
 from decondense.cli import main
@@ -14,11 +15,6 @@ from decondense.evaluate.intervals import mean_interval
 
 FILES = ["costs.csv", "costs.png", "costs.svg", "results.json", "run.json"]
 TRAIN = "--override n_layer=1 n_embd=16 n_head=2 --context 16 --batch-size 2 --vocabulary 300 --device cpu"
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -44,17 +40,8 @@ def options(texts: Path | None, out: Path, *more: str) -> list[str]:
     return [*where, "--out", str(out), "--schemes", "channel,group-asymmetric", "--group-size", "8", *more]
 
 
-def results(folder: Path) -> dict:
-    return json.loads((folder / "results.json").read_text())
-
-
 def fail(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
-    assert main(["quantize", *map(str, words)]) == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    [line] = printed.err.splitlines()
-    assert line.startswith("decondense: error: ")
-    return line
+    return refusal(capsys, "quantize", *words)
 
 
 def test_it_writes_a_curve(tiny: Path, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,6 @@
 """`decondense train` from the command line: what it writes, how it goes on after a kill, what it says of bad input."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import transformers
+from outcomes import contents, launch, refusal, results
 from saved import save_tiny_model
 
 from decondense import Condensation
@@ -62,14 +62,6 @@ def words(texts, cache, tmp_path):
     return ["train", *SHORT, "--texts", str(texts), "--cache", str(cache), "--out", str(tmp_path / "out")]
 
 
-def contents(folder):
-    return sorted(path.name for path in folder.iterdir())
-
-
-def results(folder):
-    return json.loads((folder / "results.json").read_text())
-
-
 def told_alike(one, other):
     """Results of two runs without what may differ: how long they took, and where they lie."""
 
@@ -80,11 +72,7 @@ def told_alike(one, other):
 
 
 def fail(capsys, words):
-    assert main(words) == 2
-    printed = capsys.readouterr()
-    *_, line = printed.err.splitlines()
-    assert line.startswith("decondense: error: ")
-    return line
+    return refusal(capsys, *words, alone=False)
 
 
 def test_a_run_leaves_a_model_that_loads_and_gives_the_recorded_numbers(words, tmp_path, capsys):
@@ -425,13 +413,8 @@ def test_a_disk_that_fills_up_keeps_the_last_state_and_the_run_goes_on(words, tm
 
 @pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="this build of torch has no gloo")
 def test_two_processes_of_a_launcher_train_as_one(words, tmp_path):
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "decondense"]
     more = ["--save-every", "2", "--batch-size", "5", "--micro-batch", "2"]
-    finished = subprocess.run(
-        [sys.executable, *launcher, *words, *more], capture_output=True, text=True, timeout=200,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert finished.returncode == 0, finished.stderr
+    finished = launch(*words, *more)
     assert finished.stdout.count("wrote the model") == 1
     assert "decondense:" not in finished.stderr
     whole = tmp_path / "whole"

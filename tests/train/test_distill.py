@@ -2,13 +2,13 @@
 
 import copy
 from dataclasses import replace
-from datetime import timedelta
 
 import pytest
 import torch
 import torch.distributed as dist
 import transformers
 from models import COMMON, build, tokens
+from spawned import found_by_ranks
 from torch import nn
 
 from decondense import DispersionLoss, UserError, attach
@@ -235,28 +235,15 @@ def test_parts_add_up_to_the_update_of_the_whole(micro_batch):
         torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-7)
 
 
-def share_a_batch(rank, ranks, address, results):
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=ranks, timeout=timedelta(seconds=60))
-    try:
-        torch.set_num_threads(1)
-        terms, found = gradients(2, windows(rows=5), ranks=ranks)
-        if rank == ranks - 1:
-            results.put((terms, {name: gradient.numpy() for name, gradient in found.items()}))
-    finally:
-        dist.destroy_process_group()
+def share_a_batch(rank, ranks):
+    terms, found = gradients(2, windows(rows=5), ranks=ranks)
+    return terms, {name: gradient.numpy() for name, gradient in found.items()}
 
 
 @pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="this build of torch has no gloo")
 def test_two_processes_give_the_gradient_of_one(tmp_path):
     expected, gradient = gradients(0, windows(rows=5))
-    context = torch.multiprocessing.get_context("spawn")
-    results = context.SimpleQueue()
-    processes = torch.multiprocessing.start_processes(
-        share_a_batch, (2, f"file://{tmp_path / 'meeting'}", results), nprocs=2, join=False
-    )
-    terms, found = results.get()
-    while not processes.join():
-        pass
+    terms, found = found_by_ranks(share_a_batch, tmp_path)
     assert terms == pytest.approx(expected, rel=1e-6)
     for name, one in found.items():
         torch.testing.assert_close(torch.from_numpy(one), gradient[name], rtol=1e-5, atol=1e-7)

@@ -1,12 +1,12 @@
 """A batch's gradient is the same however the batch is split; what is drawn at random is a function of the step."""
 
 import math
-from datetime import timedelta
 
 import pytest
 import torch
 import torch.distributed as dist
 from models import build, tokens
+from spawned import found_by_ranks
 
 from decondense import DispersionLoss, UserError, attach
 from decondense.losses.formulations import FORMULATIONS
@@ -105,22 +105,16 @@ def test_bfloat16_computes_in_half_and_leaves_weights_and_gradients_in_float32()
     assert {parameter.grad.dtype for parameter in model.parameters()} == {torch.float32}
 
 
-def share_a_batch(rank, ranks, address, results):
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=ranks, timeout=timedelta(seconds=60))
-    try:
-        torch.set_num_threads(1)
-        model = build("llama").double().train()
-        with attach(model, DispersionLoss(), weight=ARM.weight, add_to_loss=False) as handle:
-            update = Update(_objective(handle, ARM), micro_batch=2, wrapped=over_ranks(model))
-            terms = update.accumulate(model, windows(rows=5), step=0)
-            try:
-                update.accumulate(model, windows(rows=1), step=0)
-            except UserError as error:
-                terms["told"] = str(error)
-        if rank == ranks - 1:
-            results.put((terms, [parameter.grad.numpy() for parameter in model.parameters()]))
-    finally:
-        dist.destroy_process_group()
+def share_a_batch(rank, ranks):
+    model = build("llama").double().train()
+    with attach(model, DispersionLoss(), weight=ARM.weight, add_to_loss=False) as handle:
+        update = Update(_objective(handle, ARM), micro_batch=2, wrapped=over_ranks(model))
+        terms = update.accumulate(model, windows(rows=5), step=0)
+        try:
+            update.accumulate(model, windows(rows=1), step=0)
+        except UserError as error:
+            terms["told"] = str(error)
+    return terms, [parameter.grad.numpy() for parameter in model.parameters()]
 
 
 @pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="this build of torch has no gloo")
@@ -128,14 +122,7 @@ def test_two_processes_give_the_gradient_of_one(tmp_path):
     model = build("llama").double().train()
     with attach(model, DispersionLoss(), weight=ARM.weight, add_to_loss=False) as handle:
         expected = Update(_objective(handle, ARM)).accumulate(model, windows(rows=5), step=0)
-    context = torch.multiprocessing.get_context("spawn")
-    results = context.SimpleQueue()
-    processes = torch.multiprocessing.start_processes(
-        share_a_batch, (2, f"file://{tmp_path / 'meeting'}", results), nprocs=2, join=False
-    )
-    terms, found = results.get()
-    while not processes.join():
-        pass
+    terms, found = found_by_ranks(share_a_batch, tmp_path)
     assert terms.pop("told").startswith("a batch of 1 windows cannot be shared by 2 processes")
     assert terms == pytest.approx(expected, rel=1e-6)
     assert math.isfinite(terms["weighted dispersion"])

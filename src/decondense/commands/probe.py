@@ -60,7 +60,7 @@ class ProbeConfig:
     models: Annotated[
         tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="MODEL [MODEL ...]", help_behavior_hint="")
     ]
-    """Name on the Hugging Face hub, local folder (as decondense train writes it: arm and seed are read), or NAME@REVISION."""
+    """Name on the Hugging Face hub, NAME@REVISION, or local folder: of a model, or of a run or runs of decondense train (arm and seed are read)."""
 
     part: Annotated[str, tyro.conf.arg(metavar="PART")] = "all"
     """Of the embedded corpus: all, training, or held_out, which decondense demo and train hold out."""
