@@ -1,6 +1,7 @@
 """Runs of `decondense train`, gathered: rows, means, paired differences, and what is no one study."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -22,8 +23,8 @@ def write_run(folder, arm, seed, bits, config=None, more=(), **changes):
         "commit": "abc",
         "provenance": {},
         "texts_digest": "d",
-        "config": config.recorded(config.all_arms()[0], seed),
-        "arm": arm,
+        "config": config.recorded(replace(config, arms=(arm,)).all_arms()[0], seed),
+        "arm": arm.replace("=", "-"),
         "seed": seed,
         "steps": 7,
         "tokens": 7168,
@@ -72,6 +73,14 @@ def test_a_distillation_is_told_with_its_teacher(tmp_path):
         "decondense distill big tiny --from-scratch --override n_layer=2 --alpha 0.9 --texts stories --steps 7 --arms distillation --seed 0 --seeds 2"
     )
     assert results["teacher"] == {"model": "big", "perplexity": 3.0}
+
+
+def test_the_command_of_arms_with_values_gives_these_arms(tmp_path):
+    for arm in ("cross_entropy", "dispersion=3", "dispersion=adaptive:0.05"):
+        write_run(tmp_path / arm, arm, 0, 2.0)
+    assert collect([tmp_path], "x")["command"].endswith(
+        "--arms cross_entropy dispersion=3 dispersion=adaptive:0.05 --seed 0 --seeds 1"
+    )
 
 
 def test_the_file_and_its_table(runs, capsys):

@@ -9,7 +9,7 @@ import pytest
 
 from decondense import Moments, Partition, Subset, UserError
 from decondense.losses.formulations import FORMULATIONS
-from decondense.train.arms import Arm, parse_arm, parse_layers, parse_pairs, parse_schedule
+from decondense.train.arms import Arm, parse_arm, parse_layers, parse_pairs, parse_schedule, write_arm
 from decondense.train.config import TrainConfig
 from decondense.train.schedules import Planned
 
@@ -153,3 +153,26 @@ def test_what_is_recorded_tells_runs_apart():
         assert other.filled(None).recorded(arm, 0) != recorded
     assert CPU.filled(None).recorded(arm, 1) != recorded
     assert CPU.filled(None).recorded(Arm("dispersion", "dispersion", 0.2), 0) != recorded
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cross_entropy",
+        "dispersion",
+        "dispersion=3",
+        "dispersion=-0.5",
+        "dispersion=adaptive:0.05",
+        "dispersion=0.3:decay:0.5",
+        "noisy_embedding",
+        "noisy_embedding=7",
+        "active_forgetting=50",
+    ],
+)
+def test_what_is_written_of_an_arm_makes_it_again(text):
+    arm = parse_arm(text, 0.1, 0.0, 0)
+    assert write_arm(arm, ["cross_entropy"], 0.1) == text
+
+
+def test_an_arm_made_by_other_options_is_written_with_its_value():
+    assert write_arm(Arm("dispersion", "dispersion", 3.0), ["cross_entropy"], 0.1) == "dispersion=3"

@@ -20,7 +20,7 @@ from decondense.files import prepare_folder, write_json
 from decondense.report.tables import Column, Table
 from decondense.studies.command_line import command_line
 from decondense.studies.twins import middle_layers
-from decondense.train.arms import BASELINE
+from decondense.train.arms import BASELINE, Arm, write_arm
 from decondense.train.config import RunConfig, TrainConfig
 from decondense.train.distill_config import DistillConfig
 
@@ -67,10 +67,11 @@ def collect(folders: Sequence[Path], study: str, baseline: str = BASELINE) -> di
         missing = sorted(set(arms[baseline]) ^ set(of_seed))
         if missing:
             raise UserError(f"arms {baseline} and {name}: only one of them has seed {', '.join(map(str, missing))}")
+    firsts = [next(iter(of_seed.values())) for of_seed in arms.values()]
     rows = [_row(run) for run in sorted(runs, key=lambda run: (list(arms).index(run["arm"]), run["seed"]))]
     return {
         "study": study,
-        "command": command(first["config"], list(arms), sorted(arms[baseline])),
+        "command": command([run["config"] for run in firsts], sorted(arms[baseline])),
         "commit": first["commit"],
         "provenance": first["provenance"],
         "texts_digest": first["texts_digest"],
@@ -83,18 +84,23 @@ def collect(folders: Sequence[Path], study: str, baseline: str = BASELINE) -> di
     }
 
 
-def command(config: Mapping[str, Any], arms: Sequence[str], seeds: Sequence[int]) -> str:
-    """The command that makes such runs again; of the paths of text, teacher and student their names alone are told."""
-    words = ["decondense", "train"]
+def command(configs: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> str:
+    """The command that makes such runs again, from the configuration of one run of each arm; of paths the names alone are told."""
+    words, config = ["decondense", "train"], configs[0]
     defaults: RunConfig = TrainConfig()
     if "teacher" in config:
         words = ["decondense", "distill", *(Path(config[name]).name for name in ("teacher", "student"))]
         defaults = DistillConfig(config["teacher"], config["student"], config["from_scratch"])
         words += ["--from-scratch"] if config["from_scratch"] else []
     usual = dataclasses.asdict(defaults.filled(None))
+    arms = []
+    for one in configs:
+        fields = ("formulation", "weight", "noise", "forget_every", "schedule")
+        arm = Arm(one["arm"], **{name: one[name] for name in fields if name in one})
+        arms.append(write_arm(arm, defaults.plain_arms, defaults.weight))
     # Tokens follow from the steps.
     told = [name for name in config if name in usual and name not in (*_OF_A_RUN, "tokens")]
-    options = {**{name: config[name] for name in told}, "arms": list(arms), "seed": seeds[0], "seeds": len(seeds)}
+    options = {**{name: config[name] for name in told}, "arms": arms, "seed": seeds[0], "seeds": len(seeds)}
     return command_line(words, options, {name: usual[name] for name in told}, ["texts"])
 
 

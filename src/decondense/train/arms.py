@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from decondense.attach import LAYER_NAMES
@@ -91,6 +91,26 @@ def parse_arm(
             raise UserError(f"--arms {text}: a whole number of steps is expected, such as 1000")
         return Arm(label, forget_every=int(every))
     return Arm(label, name, weight if value is None else value, schedule=schedule)
+
+
+def write_arm(arm: Arm, plain: Sequence[str], weight: float) -> str:
+    """What `--arms` is told for this arm, by whatever options it was made, where `weight` is what a formulation has without a value.
+
+    >>> write_arm(Arm("dispersion-3", "dispersion", 3.0), [BASELINE], weight=0.1)
+    'dispersion=3'
+    """
+    if arm.formulation is not None:
+        name, values = arm.formulation, [f"{arm.weight:g}", arm.schedule, f"{arm.weight:g}:{arm.schedule}"]
+    elif arm.noise:
+        name, values = NOISE, [f"{arm.noise:g}"]
+    elif arm.forget_every:
+        name, values = FORGETTING, [str(arm.forget_every)]
+    else:
+        return arm.name
+    written = [name, *(f"{name}={value}" for value in values if not value.endswith(CONSTANT))]
+    made = {text: parse_arm(text, weight, 0.0, 0, plain) for text in written}
+    same = [text for text, other in made.items() if replace(other, name=arm.name) == arm]
+    return next((text for text in same if made[text] == arm), same[0])
 
 
 def parse_schedule(text: str, weight: float, steps: int) -> WeightSchedule | None:
