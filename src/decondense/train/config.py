@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
@@ -41,7 +42,7 @@ Config = TypeVar("Config", bound="RunConfig")
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(ABC):
     """What every command that trains can be told: text, length and speed, what is added to its objective, arms and seeds, and where it is kept."""
 
     plain_arms: ClassVar[tuple[str, ...]] = (BASELINE,)
@@ -208,14 +209,14 @@ class RunConfig:
             raise UserError(f"--arms {twice[0]} was given twice: once is enough")
 
     @property
+    @abstractmethod
     def weights(self) -> str:
         """Name of the model that is gone on from; empty where one is made from scratch."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def architecture(self) -> tuple[str, dict[str, Any]]:
         """Name of the model that is made from scratch, and the entries of its configuration that are changed."""
-        raise NotImplementedError
 
     @property
     def several(self) -> bool:

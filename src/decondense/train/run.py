@@ -27,6 +27,7 @@ from decondense.train.baselines import ActiveForgetting, NoisyEmbedding
 from decondense.train.checkpoint import Checkpoint, Sharded, SingleFile
 from decondense.train.config import RunConfig
 from decondense.train.data import Text
+from decondense.train.history import History
 from decondense.train.loop import Schedule, Together, train
 from decondense.train.saving import save_model, saving
 from decondense.train.steering import Steering
@@ -87,7 +88,7 @@ def run_arm(
     model = _place(_make_model(config, seed, text.tokenizer), config)
     held_out = text.held_out.to(config.device)
     schedule = Schedule(config.steps, config.learning_rate, config.warmup, config.weight_decay, clip=config.clip)
-    history = _History(config.batch_size * config.context)
+    history = History(config.batch_size * config.context)
     looks = range(0, config.steps, config.evaluate_every) if config.evaluate_every else ()
     with ExitStack() as stack:
         handle, forgetting = _add(model, config, arm, seed, stack)
@@ -103,19 +104,15 @@ def run_arm(
         )
         follow = stack.enter_context(log)
 
+        def tell(step: int, seen: HeldOut) -> None:
+            say(f"{_name(arm, seed)}: {history.add(step, seen)}")
+            picture = _picture(steering if first else None, folder)
+            follow(step, {"held_out/perplexity": seen.perplexity, **_layers(seen), **picture})
+
         def observe(step: int) -> None:
             # Where weights are spread over processes, none runs the model alone.
             if first or config.fsdp:
-                seen = _evaluate(model, held_out, config, "mean_cosine", arm)
-                say(f"{_name(arm, seed)}: {history.add(step, seen)}")
-                follow(
-                    step,
-                    {
-                        "held_out/perplexity": seen.perplexity,
-                        **_layers(seen),
-                        **_picture(steering if first else None, folder),
-                    },
-                )
+                tell(step, _evaluate(model, held_out, config, "mean_cosine", arm))
 
         def batch_at(step: int) -> dict[str, Tensor]:
             if steering is not None:
@@ -146,15 +143,7 @@ def run_arm(
         )
         if first or config.fsdp:
             final = _evaluate(model, held_out, config, FINAL_METRICS, arm)
-            say(f"{_name(arm, seed)}: {history.add(config.steps, final)}")
-            follow(
-                config.steps,
-                {
-                    "held_out/perplexity": final.perplexity,
-                    **_layers(final),
-                    **_picture(steering if first else None, folder),
-                },
-            )
+            tell(config.steps, final)
     if sharding.is_sharded(model):
         state = sharding.gather_state(model)
         if first:
@@ -193,45 +182,6 @@ def _write(folder: Path, model: Any, config: RunConfig, text: Text, final: HeldO
         write_json(folder / RESULTS, content)
     checkpoint: Checkpoint = Sharded(folder / SHARDED_STATE) if config.fsdp else SingleFile(folder / STATE)
     checkpoint.remove()
-
-
-class _History:
-    """What was seen along the way. It is saved with the state of the run, so that a run that goes on has all of it."""
-
-    def __init__(self, tokens_of_a_step: int) -> None:
-        self._tokens = tokens_of_a_step
-        self._sums: dict[str, float] = {}
-        self._steps = 0
-        self.entries: list[dict[str, Any]] = []
-
-    def count(self, numbers: Mapping[str, float]) -> None:
-        """Take in the numbers of an update."""
-        self._sums = {name: self._sums.get(name, 0.0) + value for name, value in numbers.items()}
-        self._steps += 1
-
-    def add(self, step: int, seen: HeldOut) -> str:
-        """Keep an evaluation, with the means of the updates since the last one; returns a line that tells of it."""
-        training = {name: total / self._steps for name, total in self._sums.items()}
-        self._sums, self._steps = {}, 0
-        means = seen.condensation.mean_cosine
-        entry = {
-            "step": step,
-            "tokens": step * self._tokens,
-            "perplexity": seen.perplexity,
-            "mean_cosine": means.tolist(),
-        }
-        self.entries.append({**entry, "training": training})
-        told = "".join(f", {name} {value:.4g}" for name, value in training.items() if name not in _UNTOLD)
-        return f"step {step}: perplexity {seen.perplexity:.2f}, mean cosine {float(means[1:].mean()):.3f}{told}"
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"entries": self.entries, "sums": self._sums, "steps": self._steps}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.entries, self._sums, self._steps = list(state["entries"]), state["sums"], state["steps"]
-
-
-_UNTOLD = ("learning_rate", "gradient_norm")
 
 
 def _make_model(config: RunConfig, seed: int, tokenizer: Any) -> Any:
