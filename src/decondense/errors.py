@@ -47,9 +47,9 @@ def option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def check_least(options: object, least: Mapping[str, int], said: str = "must be at least") -> None:
+def check_least(options: object, least: Mapping[str, int]) -> None:
     """Raise `UserError` where an attribute of `options` is below the value given for it; one that is None was left out."""
     for name, smallest in least.items():
         value = getattr(options, name)
         if value is not None and value < smallest:
-            raise UserError(f"{option(name)} {value}: {said} {smallest}")
+            raise UserError(f"{option(name)} {value}: must be at least {smallest}")

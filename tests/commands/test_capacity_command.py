@@ -70,7 +70,7 @@ def test_more_seeds_go_on_from_those_there_are(tmp_path, capsys):
         (["--people", "1"], "people 1: expected from 2"),
         (["--weight", "0"], "--weight 0.0: expected a number above 0"),
         (["--formulation", "dispersal"], "did you mean 'dispersion'"),
-        (["--seeds", "0"], "--seeds 0: expected at least 1"),
+        (["--seeds", "0"], "--seeds 0: must be at least 1"),
     ],
 )
 def test_what_cannot_be_is_said_in_a_line(tmp_path, capsys, words, wrong):

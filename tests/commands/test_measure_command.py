@@ -364,7 +364,7 @@ def test_pairs_are_drawn_side_by_side(
 
 
 def test_several_texts_are_a_grid_and_one_is_measured_anew_where_it_is_missing(
-    others: list[str], texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    others: list[str], texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [
         "measure",
@@ -384,6 +384,16 @@ def test_several_texts_are_a_grid_and_one_is_measured_anew_where_it_is_missing(
     assert [(entry["model"], entry["texts"]) for entry in results["models"]] == [
         (model, source) for model in others[:2] for source in (str(texts), "embedded")
     ]
+    # A comparison says on which texts it is, in the file and on the screen.
+    assert [(one["second"], one["texts"]) for one in results["comparisons"]] == [
+        (others[1], str(texts)),
+        (others[1], "embedded"),
+    ]
+    second, first = (Path(name).name for name in (others[1], others[0]))
+    printed = capsys.readouterr().out
+    for source in (texts.name, "embedded"):
+        assert f"  {second} - {first} on {source}: " in printed
+    assert results["command"].startswith(f"decondense measure {others[0]} {others[1]} --texts {texts} embedded")
     assert (tmp_path / "out" / "texts.png").exists()
     assert not (tmp_path / "out" / "heatmap.png").exists()
     whole = (tmp_path / "out" / "results.json").read_bytes()

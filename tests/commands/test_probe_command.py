@@ -93,7 +93,7 @@ def test_a_folder_of_runs_stands_for_all_of_them(models, tmp_path):
         (["{0}", "{0}"], "was given twice"),
         (["{0}", "--part", "heldout"], "did you mean 'held_out'"),
         (["{0}", "--sentiment", "nowhere.jsonl"], "--sentiment nowhere.jsonl: cannot be read"),
-        (["{0}", "--batch-size", "0"], "--batch-size 0: expected at least 1"),
+        (["{0}", "--batch-size", "0"], "--batch-size 0: must be at least 1"),
         (["no/such/folder"], "no/such/folder"),
     ],
 )

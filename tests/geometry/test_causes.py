@@ -14,6 +14,7 @@ from decondense.condensation import Condensation
 from decondense.errors import UserError
 from decondense.geometry import LayerStatistics, choose_metrics
 from decondense.geometry.causes import MASSIVE, ROGUE
+from decondense.geometry.diagnosis import CAUSES, diagnose
 
 TEXTS, TOKENS, FEATURES = 6, 120, 64
 
@@ -94,7 +95,7 @@ def test_a_planted_cause_is_named_and_a_spread_model_cleared(cause: str) -> None
     assert "\n" not in found.sentence
     if cause == "none":
         assert re.fullmatch(
-            r"Not condensed: layer 0 of 0 has mean cosine -?0\.0\d, which is below 0\.1\.", found.sentence
+            r"Not condensed: layer 0 of 0 has mean cosine -?[\d.e-]+, which is below 0\.1\.", found.sentence
         )
     elif cause == "cone":
         assert found.shares["common direction"] > 0.9
@@ -102,6 +103,15 @@ def test_a_planted_cause_is_named_and_a_spread_model_cleared(cause: str) -> None
     else:
         assert f"without {cause}" in found.sentence
         assert found.without[cause] < 0.5 * found.mean_cosine
+
+
+@pytest.mark.parametrize("mean", [0.098, 0.0999, 0.1])
+def test_a_mean_below_the_bound_is_written_as_a_number_below_it(mean: float) -> None:
+    values = {"mean_cosine_off_diagonal": mean, **dict.fromkeys(CAUSES.values(), mean)}
+    sentence = diagnose(1, 2, values, torch.ones(FEATURES), texts=1).sentence
+    written = re.search(r"mean cosine (\d[\d.]*\d)", sentence)
+    assert written is not None, sentence
+    assert (float(written[1]) < 0.1) == ("is below 0.1" in sentence) == (mean < 0.1), sentence
 
 
 def test_the_rogue_features_are_named_by_number() -> None:

@@ -115,7 +115,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"steps": 0}, "--steps 0: expected at least 1"),
+        ({"steps": 0}, "--steps 0: must be at least 1"),
         ({"seeds": 0}, "--seeds 0"),
         ({"weight": -1.0}, r"--weight -1.0: expected a number above 0"),
         ({"width": 33}, "--width 33: expected a multiple of 32"),

@@ -69,7 +69,7 @@ class CapacityConfig:
 
     def check(self) -> None:
         """Raise `UserError` at a value that cannot be run, before anything is written."""
-        check_least(self, {"seeds": 1, "exposures": 1, "batch_size": 0, "seed": 0}, "expected at least")
+        check_least(self, {"seeds": 1, "exposures": 1, "batch_size": 0, "seed": 0})
         for name in ("weight", "learning_rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"{option(name)} {getattr(self, name)}: expected a number above 0")

@@ -33,6 +33,7 @@ from decondense.measure import measure
 from decondense.ranks import rank
 from decondense.report.canvas import FORMATS
 from decondense.revisions import Checkpoint, find_revisions
+from decondense.studies.command_line import command_of
 from decondense.studies.provenance import provenance
 from decondense.texts import sampling, sources
 
@@ -299,8 +300,9 @@ def _finish(config: MeasureConfig, plan: Plan, recorded: dict[str, Any], entries
         for entry in entries
     ]
     comparisons = report.compare(measured)
-    compared = [one.summary() for one in comparisons]
-    folders.write_results(config.out, KIND, recorded, entries, comparisons=compared, provenance=provenance())
+    about = {"command": command_of(config, "measure", ["out"]), "provenance": provenance()}
+    compared = [report.compared(*one) for one in comparisons]
+    folders.write_results(config.out, KIND, recorded, entries, comparisons=compared, **about)
     series = report.Series(plan.checkpoints, plan.unit)
     kinds = report.Kinds(config.family, config.paired, series)
     written = report.write(measured, kinds, config.out, tuple(report.split(config.formats)))

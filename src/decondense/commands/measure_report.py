@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,19 +75,25 @@ def _numbered(stem: str) -> Iterator[str]:
         yield f"{stem}-{number}"
 
 
-def compare(measured: Sequence[Measured]) -> list[Comparison]:
-    """Each model with the first that was measured on the same texts (and is the same stack)."""
+def compare(measured: Sequence[Measured]) -> list[tuple[Measured, Comparison]]:
+    """Each model that has a first one measured on the same texts (and is the same stack), and how it compares with that."""
     found = []
     for place, one in enumerate(measured):
         for base in measured[:place]:
             same = (base.source, base.stack, base.result.samples) == (one.source, one.stack, one.result.samples)
             if same and base.result.model != one.result.model and not base.result.broken and not one.result.broken:
-                found.append(base.result.compare(one.result))
+                found.append((one, base.result.compare(one.result)))
                 break
     return found
 
 
-def lines(measured: Sequence[Measured], comparisons: Sequence[Comparison]) -> Iterator[str]:
+def compared(one: Measured, comparison: Comparison) -> dict[str, Any]:
+    """What results.json says of a comparison."""
+    about = {"texts": one.source} | ({"stack": one.stack} if one.stack is not None else {})
+    return {**comparison.summary(), **about}
+
+
+def lines(measured: Sequence[Measured], comparisons: Sequence[tuple[Measured, Comparison]]) -> Iterator[str]:
     """The table, what speaks against reading it as it stands, why models look condensed, and how they differ."""
     of = _names(measured)
     yield table(measured).plain()
@@ -98,11 +104,11 @@ def lines(measured: Sequence[Measured], comparisons: Sequence[Comparison]) -> It
         if one.result.totals and len(one.result.broken) < one.result.layers:
             yield f"{title}: {one.result.diagnose().sentence}"
     if comparisons:
-        short = titles(one.result.model for one in measured)
+        short, where = titles(one.result.model for one in measured), _where(measured)
         yield "paired text by text, mean over layers [95 % interval]:"
-        for comparison in comparisons[:MOST_COMPARED]:
+        for one, comparison in comparisons[:MOST_COMPARED]:
             said = "" if comparison.mean.clear else ", within noise"
-            yield f"  {short[comparison.second]} - {short[comparison.first]}: {comparison.mean}{said}"
+            yield f"  {short[comparison.second]} - {short[comparison.first]}{where(one)}: {comparison.mean}{said}"
         if len(comparisons) > MOST_COMPARED:
             yield f"  and {len(comparisons) - MOST_COMPARED} more, in results.json"
 
@@ -130,13 +136,18 @@ def _cosine(result: Condensation, layer: int) -> str:
 
 def _names(measured: Sequence[Measured]) -> list[str]:
     """What tells the results apart: the model, its stack, the source where there are several."""
-    models, sources = titles(one.result.model for one in measured), titles(one.source for one in measured)
-    return [
-        models[one.result.model]
-        + (f" ({one.stack})" if one.stack else "")
-        + (f" on {sources[one.source]}" if len(sources) > 1 else "")
-        for one in measured
-    ]
+    models, where = titles(one.result.model for one in measured), _where(measured)
+    return [models[one.result.model] + where(one) for one in measured]
+
+
+def _where(measured: Sequence[Measured]) -> Callable[[Measured], str]:
+    """Says of a result which stack it is, and on which source it was measured where there are several."""
+    sources = titles(one.source for one in measured)
+
+    def told(one: Measured) -> str:
+        return (f" ({one.stack})" if one.stack else "") + (f" on {sources[one.source]}" if len(sources) > 1 else "")
+
+    return told
 
 
 def write(measured: Sequence[Measured], kinds: Kinds, out: Path, formats: Sequence[str]) -> list[str]:

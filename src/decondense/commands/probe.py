@@ -107,7 +107,7 @@ def run(config: ProbeConfig) -> None:
         raise UserError("no MODEL was given: name at least one, a local folder or a name on the hub such as gpt2")
     candidates = {candidate.name: candidate for candidate in find_models(config.models)}
     choose("--part", config.part, PARTS)
-    check_least(config, {"batch_size": 1, "reviews": 20, "seed": 0}, "expected at least")
+    check_least(config, {"batch_size": 1, "reviews": 20, "seed": 0})
     device = models.choose_device(config.device)
     questions = _questions(config)
     for name in candidates:

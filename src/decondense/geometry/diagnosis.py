@@ -122,9 +122,11 @@ def _sentence(
     cause: str,
     texts: int,
 ) -> str:
-    where = f"layer {layer} of {layers - 1} has mean cosine {mean:.2f}"
+    where = f"layer {layer} of {layers - 1} has mean cosine"
     if cause == "none":
-        return f"Not condensed: {where}, which is below {CONDENSED:g}."
+        # Digits enough that a number which is below the bound also reads so.
+        return f"Not condensed: {where} {mean:.3g}, which is below {CONDENSED:g}."
+    where += f" {mean:.2f}"
     if cause != "cone":
         named = f"{cause} ({', '.join(map(str, features))})" if cause == "rogue features" else cause
         carried = f"{without[cause]:.2f} without {named}, which carry {_percent(shares[cause])} of it"

@@ -72,14 +72,14 @@ class DemoConfig:
         """Raise `UserError` at a value that cannot be run, before anything is written."""
         least = {**dict.fromkeys(("seeds", "steps", "layers", "width", "batch_size"), 1), "context": 8}
         least |= dict.fromkeys(("mlp_width", "checkpoints", "workers", "seed"), 0)
-        check_least(self, least, "expected at least")
+        check_least(self, least)
         for name in ("weight", "effective_rank_weight", "formulation_weight", "learning_rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"{option(name)} {getattr(self, name)}: expected a number above 0")
         if self.width % 32:
             raise UserError(f"--width {self.width}: expected a multiple of 32, the width of an attention head")
         if self.vocabulary < 300:
-            raise UserError(f"--vocabulary {self.vocabulary}: expected at least 300 (256 bytes and some merges)")
+            raise UserError(f"--vocabulary {self.vocabulary}: must be at least 300 (256 bytes and some merges)")
         if self.formulation is not None:
             choose("formulation", self.formulation, FORMULATIONS)
             if self.formulation in ("dispersion", "effective_rank"):
